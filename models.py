@@ -1,0 +1,179 @@
+"""The networks of REKD (arXiv 2601.22531): a ViT by hand, and the two heads that make it a generator or a predictor.
+
+The ViT is the published one (Dosovitskiy et al. 2021: pre-norm, [CLS], learned positions, GELU, final layer norm) with
+one addition, the argument `mask`: what the generator did not select is hidden from the predictor (`masking`):
+
+    zero    (the paper) the *content* embeddings of unselected patches are multiplied by 0, their positions stay
+
+Use a finished model:    model, info = load("runs/.../best.pt");  model(pixels).mask
+Needs rekd.py beside it, nothing else of this repository.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from rekd import Rationalist
+
+#           name         kind   dim  depth  heads
+PRESETS = {"vit_nano":  ("vit", 24, 2, 2),     # nano and micro: for the built-in set on a CPU
+           "vit_micro": ("vit", 48, 3, 3),
+           "vit_tiny":  ("vit", 192, 12, 3),   # the paper's
+           "vit_small": ("vit", 384, 12, 6),
+           "vit_base":  ("vit", 768, 12, 12)}
+
+
+def parse_preset(name):
+    """A preset's name, or a size spelled out as vit:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
+    if name in PRESETS:
+        return PRESETS[name]
+    kind, *sizes = name.split(":")
+    if kind == "vit" and len(sizes) == 3 and all(s.isdecimal() and int(s) > 0 for s in sizes):
+        return kind, *map(int, sizes)
+    raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or spell a size vit:DIM:DEPTH:HEADS")
+
+
+# ---------------------------------------------------------------- the transformer encoder
+
+class Block(nn.Module):
+    """One encoder layer, pre-norm: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, *, dim, heads, mlp_dim, eps=1e-12):
+        super().__init__()
+        assert dim % heads == 0, f"dim {dim} is not divisible by {heads} heads"
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, mlp_dim), nn.Linear(mlp_dim, dim)
+
+    def attention(self, x):
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
+        y = F.scaled_dot_product_attention(q, k, v)                                               # (B, heads, T, D / heads)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim), the normalised last hidden states.
+
+    Position 0 is [CLS], which is always visible; N = (image_size / patch_size)^2 patches follow, row by row.
+    """
+
+    def __init__(self, *, dim, depth, heads, image_size, patch_size, masking="zero", mlp_dim=None, eps=1e-12):
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"image size {image_size} is not divisible by patch size {patch_size}")
+        if dim % heads:
+            raise ValueError(f"width {dim} is not divisible by {heads} heads")
+        if masking != "zero":
+            raise ValueError(f"no masking {masking!r}: choose zero")
+        self.patch_size, self.num_features = patch_size, (image_size // patch_size) ** 2
+        self.patch_embedding = nn.Linear(3 * patch_size**2, dim)  # a convolution whose stride is its size, as a matrix
+        self.cls = nn.Parameter(torch.empty(1, 1, dim))
+        self.positions = nn.Parameter(torch.empty(1, 1 + self.num_features, dim))
+        self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, mlp_dim=mlp_dim or 4 * dim, eps=eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        nn.init.trunc_normal_(self.cls, std=0.02)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def selectable(self, pixels):
+        """(B, N) bool: every patch is."""
+        return torch.ones(len(pixels), self.num_features, dtype=torch.bool, device=pixels.device)
+
+    def features(self, hidden):
+        """(B, 1 + N, dim) -> (B, N, dim): the hidden states of what can be selected."""
+        return hidden[:, 1:]
+
+    def forward(self, pixels, mask=None):
+        B, P = len(pixels), self.patch_size
+        x = pixels.unfold(2, P, P).unfold(3, P, P)               # (B, 3, rows, columns, P, P)
+        x = x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, N, 3 P P)
+        x = self.patch_embedding(x)                              # (B, N, dim)
+        if mask is not None:
+            x = x * mask.unsqueeze(-1).to(x.dtype)               # R = M * X
+        x = torch.cat([self.cls.expand(B, -1, -1), x], 1) + self.positions  # (B, 1 + N, dim)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+# ---------------------------------------------------------------- generator and predictor
+
+class Generator(nn.Module):
+    """x -> (B, N, 2) logits (drop, keep) of every feature. Dropout sits in the head only."""
+
+    def __init__(self, backbone, dropout=0.1):
+        super().__init__()
+        dim = backbone.norm.normalized_shape[0]
+        self.backbone = backbone
+        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2))
+
+    def selectable(self, x):
+        return self.backbone.selectable(x)
+
+    def forward(self, x):
+        return self.head(self.backbone.features(self.backbone(x)))
+
+
+class Predictor(nn.Module):
+    """x, mask (B, N) or None for the whole input -> (B, num_classes) logits, read at [CLS]."""
+
+    def __init__(self, backbone, num_classes, dropout=0.1):
+        super().__init__()
+        dim = backbone.norm.normalized_shape[0]
+        self.backbone = backbone
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, num_classes))
+
+    def forward(self, x, mask=None):
+        return self.head(self.backbone(x, mask)[:, 0])
+
+
+class SelectAll(nn.Module):
+    """The generator of a CLS model, which classifies the whole input: keeps every selectable feature, has no parameters."""
+
+    def __init__(self, selectable):
+        super().__init__()
+        self.selectable = selectable  # x -> (B, N) bool
+
+    def forward(self, x):
+        keep = self.selectable(x).float()
+        return torch.stack([1 - keep, keep], dim=-1)  # (B, N, 2)
+
+
+# ---------------------------------------------------------------- building and loading
+
+def build(*, preset, method, num_classes, image_size, patch_size, masking="zero", dropout=0.1):
+    """A Rationalist of the preset's size: generator and predictor (RE, REKD), or the predictor alone (method "cls")."""
+    kind, dim, depth, heads = parse_preset(preset)
+
+    def backbone():
+        return ViT(dim=dim, depth=depth, heads=heads, image_size=image_size, patch_size=patch_size, masking=masking)
+
+    generator = None if method == "cls" else Generator(backbone(), dropout)
+    predictor = Predictor(backbone(), num_classes, dropout)
+    return Rationalist(generator or SelectAll(predictor.backbone.selectable), predictor)
+
+
+def load(path, device="cpu"):
+    """A finished best.pt -> (Rationalist in eval mode, info).
+
+    info: `model` (the arguments of `build`), `config` (all options of the run), `classes` (names), `input` (what turns a
+    file into an input, see data.read_input), `fingerprint` of the training data, `metric` (on dev). A missing, damaged
+    or foreign file is a ValueError.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise ValueError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+    except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
+        raise ValueError(f"{path} is damaged or no checkpoint: give the best.pt of a finished run") from None
+    if not isinstance(checkpoint, dict) or not {"weights", "model", "classes", "input"} <= checkpoint.keys():
+        raise ValueError(f"{path} is not a checkpoint of train.py: give the best.pt of a finished run")
+    weights = checkpoint.pop("weights")
+    model = build(**checkpoint["model"])
+    model.load_state_dict(weights)
+    return model.to(device).eval(), checkpoint

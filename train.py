@@ -1,0 +1,455 @@
+"""Train rationale models: a teacher, and students that learn from it (REKD, arXiv 2601.22531).
+
+    python train.py                                          the built-in glyphs: a teacher, then its REKD student
+    python train.py --compare                                CLS, RE and REKD students in one table
+    python train.py --compare --seeds 6                      mean +- std over seeds, and whether REKD - RE is significant
+    python train.py --dataset cifar10 --student vit_tiny     a ViT-Tiny student; its teacher is trained first if there is none
+    python train.py --dataset cifar10 --teacher vit_base     teacher mode: no --student, so only the teacher is trained
+
+Three kinds of model are compared. CLS: the predictor alone, on the whole input. RE: generator and predictor, trained by
+L_RE. REKD: the same, trained by L_REKD with a frozen RE teacher. A run leaves its options, log, checkpoints and a picture
+in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on after an interruption.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from data import UserError, load_dataset, save_atomically
+from models import build, load, parse_preset
+from rekd import agreement, cls_losses, re_losses, rekd_losses, selection_stats, sign_flip_test, temperature
+
+# What depends on the data set. lambda_select weighs a squared *count* of features: more features want a smaller one.
+DEFAULTS = {
+    "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=10, batch_size=64,
+                   lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=5e-3),
+    "images": dict(student="vit_tiny", teacher="vit_base", image_size=32, patch_size=4, epochs=35, batch_size=128,
+                   lr=5e-4, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),  # CIFAR and your own folders
+}
+
+# What a run of each method depends on, beside role, method, preset and seed: its config, and the names of its folder.
+DATA_OPTIONS = ["dataset", "data_dir", "limit", "image_size", "patch_size"]
+OPTIONS = {"cls": DATA_OPTIONS + ["epochs", "batch_size", "lr", "weight_decay", "dropout"]}
+OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule"]
+OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
+REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
+LOSSES = ["loss", "prediction", "selection", "rationale_kd", "prediction_kd", "rate_sampled"]
+
+
+# ---------------------------------------------------------------- command line
+
+def parse_args():
+    def number(kind, low, high=float("inf"), above=False):
+        """An argparse type: low <= value <= high, or low < value where `above`."""
+        def parse(text):
+            value = kind(text)
+            if not (low < value if above else low <= value) or not value <= high:  # a NaN fails too
+                raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low}"
+                                                 + (f" and at most {high}" if high < float("inf") else "") + f", not {text}")
+            return value
+        parse.__name__ = kind.__name__
+        return parse
+
+    count, positive, share = number(int, 1), number(float, 0, above=True), number(float, 0, 1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.error = lambda message: fail(message)
+    by_data = "default: by data set, see the table at the top of train.py"
+    # what
+    parser.add_argument("--dataset", default="glyphs", help="glyphs, cifar10, cifar100, cifar100_coarse, or a folder of --data-dir (default: glyphs)")
+    parser.add_argument("--data-dir", default="data", help="where data sets are or are downloaded to (default: data)")
+    parser.add_argument("--limit", type=count, help="train on a stratified sample of so many examples (default: all)")
+    parser.add_argument("--student", help=f"preset, or vit:DIM:DEPTH:HEADS ({by_data})")
+    parser.add_argument("--teacher", help=f"preset of the teacher; without --student, only the teacher is trained ({by_data})")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="best.pt of a finished RE run (default: a matching run in --out, else one is trained)")
+    parser.add_argument("--method", choices=["cls", "re", "rekd"], help="what to train (default: rekd; in teacher mode re)")
+    parser.add_argument("--compare", action="store_true", help="train CLS, RE and REKD students and compare them")
+    parser.add_argument("--seed", type=number(int, 0), default=2026, help="of initialisation, order and noise (default: 2026, the paper's first)")
+    parser.add_argument("--seeds", type=number(int, 1, 20), default=1, help="repeat with so many seeds, --seed, --seed + 1, ... (default: 1; the paper: 10)")
+    # shape
+    parser.add_argument("--image-size", type=count, help=f"pixels a side that the model sees ({by_data}; the paper: 224)")
+    parser.add_argument("--patch-size", type=count, help=f"pixels a side of a patch, the unit of a rationale ({by_data}; the paper: 16)")
+    # method
+    parser.add_argument("--rate", type=number(float, 0, 1, above=True), help=f"share of the features to select ({by_data}; the paper: 0.15 for CIFAR)")
+    parser.add_argument("--alpha", type=share, default=0.5, help="weight of L_RE against L_KD (default: 0.5, the paper's)")
+    parser.add_argument("--lambda-select", type=number(float, 0), help=f"weight of L_select, a squared count ({by_data}; the paper: 5e-3 to 5e-2)")
+    parser.add_argument("--lambda-rationale", type=number(float, 0), default=0.5, help="weight of L_KD_R in L_KD (default: 0.5, the paper's)")
+    parser.add_argument("--tau-start", type=positive, default=5.0, help="temperature at the first step (default: 5, the paper's)")
+    parser.add_argument("--tau-end", type=positive, default=0.1, help="temperature at the last step (default: 0.1, the paper's)")
+    parser.add_argument("--schedule", choices=["cosine", "exponential", "linear", "constant"], default="cosine", help="of the temperature (default: cosine; the paper: exponential)")
+    parser.add_argument("--distil", choices=["both", "rationale", "prediction"], default="both", help="which of the two KDs (default: both, the paper's)")
+    parser.add_argument("--teacher-reads", choices=["teacher", "student"], default="student", help="whose rationale the teacher's predictor reads (default: student, as the paper's release)")
+    parser.add_argument("--kd-noise", choices=["shared", "independent", "none"], default="shared", help="Gumbel noise of the teacher in L_KD_R (default: shared; the release: independent)")
+    # optimisation
+    parser.add_argument("--epochs", type=count, help=f"passes over the training set ({by_data}; the paper: 35)")
+    parser.add_argument("--batch-size", type=count, help=f"examples a step ({by_data}; the paper: 32)")
+    parser.add_argument("--lr", type=positive, help=f"constant learning rate of AdamW ({by_data}; the paper: 1e-5, from pretrained weights)")
+    parser.add_argument("--weight-decay", type=number(float, 0), help=f"of AdamW ({by_data}; the paper: 1e-3)")
+    parser.add_argument("--dropout", type=number(float, 0, 0.99), help=f"in the heads ({by_data}; the paper: 0.1)")
+    # machine
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto: cuda where there is one)")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command; finished runs are not repeated")
+    parser.add_argument("--out", default="runs", help="where runs are written (default: runs)")
+    args = parser.parse_args()
+
+    args.teacher_mode = bool(args.teacher and not args.student and not args.compare)
+    if args.teacher_mode and args.method == "rekd":
+        fail("--method rekd trains a student: name one with --student (a teacher is trained with re)")
+    if args.compare and args.method:
+        fail("--compare trains all three methods: leave --method out")
+    for key, value in defaults_of(args.dataset).items():
+        if getattr(args, key) is None:
+            setattr(args, key, value)
+    return args
+
+
+def defaults_of(dataset):
+    return DEFAULTS.get(dataset, DEFAULTS["images"])
+
+
+def fail(message):
+    print(f"train.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextmanager
+def user_errors():
+    """models.py knows no UserError: what it refuses is a ValueError with a sentence for the user."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(error) from None
+
+
+# ---------------------------------------------------------------- one run: its name, its training, its end
+
+def make_config(args, role, method, preset, seed):
+    return {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in OPTIONS[method]}}
+
+
+def run_folder(args, config):
+    """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
+    defaults = {"alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
+                "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **defaults_of(args.dataset)}
+    name = "{role}-{method}-{preset}-seed{seed}".format(**config)
+    for key in OPTIONS[config["method"]]:
+        if config[key] != defaults.get(key):
+            name += "-" + key.replace("_", "") + re.sub(r"[^\w.+]+", "_", str(config[key]))[-60:]
+    return Path(args.out) / args.dataset / name.replace(":", "_")
+
+
+def claim(folder, config):
+    """Make the run's folder and write its config, unless it belongs to a run with other options."""
+    path = folder / "config.json"
+    if path.exists():
+        other = json.loads(path.read_text())
+        differs = [f"{key} {other.get(key)} -> {config.get(key)}" for key in sorted({*other, *config}) if other.get(key) != config.get(key)]
+        if differs:
+            raise UserError(f"{folder} holds a run with other options ({', '.join(differs)}): choose another --out, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(config, indent=1) + "\n")
+
+
+def write_text(path, text):
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def autocast(device):
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+@torch.no_grad()
+def evaluate(model, data, split, batch_size=500):
+    """Noise-free accuracy, selection rate and, where the truth is known, agreement with it; the mode is left as it was."""
+    was_training, correct, masks, selectable = model.training, [], [], []
+    model.eval()
+    for start in range(0, len(split), batch_size):
+        x, y = data.batch(split, slice(start, start + batch_size))
+        with autocast(x.device):
+            out = model(x)
+        correct.append(out.logits.argmax(1) == y)
+        masks.append(out.mask)
+        selectable.append(model.selectable(x))
+    model.train(was_training)
+    mask, selectable = torch.cat(masks), torch.cat(selectable)
+    truth = {} if split.truth is None else agreement(mask, split.truth, selectable)
+    return {"accuracy": torch.cat(correct).float().mean().item(), **selection_stats(mask, selectable), **truth}
+
+
+def train(config, data, teacher, args, device):
+    """One run, from its first epoch or from last.pt on, to its result on the test set (a dict, also in result.json)."""
+    folder = run_folder(args, config)
+    claim(folder, config)
+    if args.resume and (folder / "result.json").exists():
+        print(f"{folder}: finished before")
+        return json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink(missing_ok=True)
+
+    torch.manual_seed(config["seed"])
+    shape = {"preset": config["preset"], "method": config["method"], "num_classes": len(data.classes), "dropout": config["dropout"],
+             "image_size": config["image_size"], "patch_size": config["patch_size"]}
+    with user_errors():
+        model = build(**shape).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True)
+    first_epoch, best, log = 0, None, []
+    if args.resume and (folder / "last.pt").exists():
+        last = torch.load(folder / "last.pt", map_location=device, weights_only=True)
+        model.load_state_dict(last["weights"])
+        optimizer.load_state_dict(last["optimizer"])
+        first_epoch, best = last["epoch"], last["best"] and tuple(last["best"])
+        log = (folder / "log.jsonl").read_text().splitlines()[:first_epoch]
+        print(f"{folder}: resumed after epoch {first_epoch}")
+    else:
+        for name in ("last.pt", "best.pt", "log.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+
+    batch_size = min(config["batch_size"], len(data.train))
+    steps = len(data.train) // batch_size            # an epoch's incomplete batch is left out: every step has one shape
+    total_steps = config["epochs"] * steps
+    interactive = sys.stdout.isatty() and sys.stderr.isatty()
+    title = f"{config['role']} {config['method']} {config['preset']} seed {config['seed']}"
+    bar = tqdm(total=total_steps, initial=first_epoch * steps, desc=title, disable=not interactive, leave=False, unit="step")
+    model.train()
+    for epoch in range(first_epoch, config["epochs"]):
+        # All that is random in an epoch hangs on (seed, epoch) alone, so that a resumed run needs no random state.
+        torch.manual_seed((config["seed"] + 1 << 20) + epoch)
+        start, order = time.time(), torch.randperm(len(data.train), device=device)
+        history = torch.zeros(steps, len(LOSSES), device=device)  # on the device: no synchronisation inside an epoch
+        for step in range(steps):
+            tau = temperature(epoch * steps + step, total_steps, start=config.get("tau_start", 1.0), end=config.get("tau_end", 1.0),
+                              shape=config.get("schedule", "constant"))
+            x, y = data.batch(data.train, order[step * batch_size:(step + 1) * batch_size], training=True)
+            with autocast(device):
+                if config["method"] == "cls":
+                    losses = cls_losses(model, x, y)
+                elif config["method"] == "re":
+                    losses = re_losses(model, x, y, tau=tau, rate=config["rate"], lambda_select=config["lambda_select"])
+                else:
+                    losses = rekd_losses(model, teacher, x, y, tau=tau, **{key: config[key] for key in REKD_LOSS_OPTIONS})
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            optimizer.step()
+            for i, name in enumerate(LOSSES):
+                if name in losses:
+                    history[step, i] = losses[name].detach()
+            bar.update()
+        finite = history[:, 0].isfinite().tolist()
+        if not all(finite):
+            bar.close()
+            raise UserError(f"the loss is not finite at step {epoch * steps + finite.index(False)} (epoch {epoch + 1}): lower --lr; "
+                            f"{folder} keeps the epochs before")
+        seconds = time.time() - start
+        means = dict(zip(LOSSES, history.mean(0).tolist()))
+        dev = evaluate(model, data, data.dev)
+        line = {"epoch": epoch + 1, "tau": tau, "lr": config["lr"], **{name: means[name] for name in means if name in losses}, **dev,
+                "seconds": round(time.time() - start, 3), "examples_per_s": round(steps * batch_size / seconds, 1)}
+        log.append(json.dumps(line))
+
+        # The best dev accuracy among epochs that keep to the rate; while there is none, the closest rate. A tie goes to the later.
+        keeps = config["method"] == "cls" or dev["rate_mean"] <= 1.25 * config["rate"]
+        score = (1, dev["accuracy"]) if keeps else (0, -dev["rate_mean"])
+        write_text(folder / "log.jsonl", "\n".join(log) + "\n")
+        checkpoint = {"weights": model.state_dict(), "model": shape, "config": config, "classes": data.classes, "input": data.input,
+                      "fingerprint": data.fingerprint, "metric": dev, "epoch": epoch + 1}
+        if best is None or score >= best:
+            best = score
+            save_atomically(checkpoint, folder / "best.pt")
+        save_atomically({**checkpoint, "optimizer": optimizer.state_dict(), "best": list(best)}, folder / "last.pt")
+        bar.set_postfix(loss=f"{line['loss']:.3f}", tau=f"{tau:.2f}", accuracy=f"{dev['accuracy']:.3f}", rate=f"{dev['rate_mean']:.3f}")
+        if not interactive:
+            sampled = f" (sampled {line['rate_sampled']:.3f})" if "rate_sampled" in line else ""
+            print(f"{title}  epoch {epoch + 1:>2}/{config['epochs']}  tau {tau:.2f}  loss {line['loss']:.4f}  dev accuracy {dev['accuracy']:.4f}"
+                  f"  rate {dev['rate_mean']:.3f}{sampled}  empty {dev['rate_empty']:.2f}  {line['seconds']:.1f} s")
+    bar.close()
+
+    model, info = load(folder / "best.pt", device)
+    result = {"test": evaluate(model, data, data.test), "dev": info["metric"], "epoch": info["epoch"],
+              "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1),
+              "command": shlex.join(["python", *sys.argv]), "versions": {"python": platform.python_version(), "torch": torch.__version__},
+              "hardware": hardware(device)}
+    draw(folder / "rationales.png", data, {config["method"].upper(): model})
+    write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def hardware(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+# ---------------------------------------------------------------- the teacher
+
+def find_teacher(args, config, data):
+    """best.pt of a finished teacher with the same data, grid, preset and rate: the run of these very options, else the newest."""
+    folder = run_folder(args, config)
+    runs = sorted((path.parent for path in folder.parent.glob("teacher-re-*/result.json")), key=lambda run: (run != folder, -run.stat().st_mtime))
+    for run in runs:
+        other = json.loads((run / "config.json").read_text())
+        if all(other.get(key) == config[key] for key in ("preset", "image_size", "patch_size", "rate")):
+            with user_errors():
+                if load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
+                    return run / "best.pt"
+    return None
+
+
+def load_teacher(path, args, data, device):
+    """A frozen teacher: eval mode, no gradients, and never a part of the student."""
+    teacher, info = load(path, device)
+    shape = info["model"]
+    if shape["method"] == "cls":
+        raise ValueError(f"{path} is a CLS model and has no rationales to teach: give an RE run")
+    if info["classes"] != data.classes:
+        raise ValueError(f"{path} was trained on other classes ({', '.join(info['classes'][:10])}) than {args.dataset} has ({', '.join(data.classes[:10])})")
+    if (shape["image_size"], shape["patch_size"]) != (args.image_size, args.patch_size):
+        raise ValueError(f"{path} reads {shape['image_size']} px in patches of {shape['patch_size']}, the student {args.image_size} px in patches of "
+                         f"{args.patch_size}: teacher and student need the same grid of features")
+    return teacher.requires_grad_(False), info
+
+
+# ---------------------------------------------------------------- what the user sees at the end
+
+def spread(values, digits=4):
+    """mean +- sample standard deviation; the value alone where there is one."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} +- {np.std(values, ddof=1):.{digits}f}"
+
+
+def report(results, args, teacher):
+    """The final table: results is {method: [result of each seed]}, teacher (path, its info) or None."""
+    rows = [["method", "accuracy", "selection rate", "empty", "F1 to truth", "parameters", "seconds"]]
+    for method, runs in results.items():
+        column = lambda key: [run["test"][key] for run in runs]
+        rows.append([method.upper(), spread(column("accuracy")), spread(column("rate_mean"), 3), f"{np.mean(column('rate_empty')):.3f}",
+                     spread(column("f1"), 3) if "f1" in runs[0]["test"] else "-", f"{runs[0]['parameters']:,}",
+                     spread([run["seconds"] for run in runs], 0)])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    who = f"teachers, {args.teacher}" if args.teacher_mode else f"students, {args.student}"
+    lines = [f"{args.dataset}, test set, {who}, {args.seeds} seed{'s' * (args.seeds > 1)} from {args.seed}", "", *lines, ""]
+    if teacher:
+        path, info = teacher
+        lines.append(f"teacher: {info['model']['preset']} (RE), dev accuracy {info['metric']['accuracy']:.4f} at rate {info['metric']['rate_mean']:.3f}, {path}")
+    if args.compare:
+        cls, re_, rekd = (np.array([run["test"]["accuracy"] for run in results[method]]) for method in ("cls", "re", "rekd"))
+        gap = cls.mean() - re_.mean()
+        lines.append("gap recovered, (REKD - RE) / (CLS - RE): " + (f"{(rekd.mean() - re_.mean()) / gap:.0%}" if gap > 0 else "RE leaves no gap"))
+        if args.seeds > 1:
+            lines.append(f"REKD - RE, paired by seed: {spread(rekd - re_)}")
+        floor = f"{2 / 2**max(args.seeds, 6):.2g}"
+        lines.append(f"exact two-sided sign-flip permutation test: p = {sign_flip_test(rekd - re_):.2g} ({args.seeds} seeds cannot go below {floor})"
+                     if args.seeds >= 6 else f"significance: takes 6 seeds or more, --seeds 6 (whose exact sign-flip test can reach p = {floor})")
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def draw(path, data, models, examples=8, side=128):
+    """rationales.png. A row is a test example; its columns are the input, the true rationale where known, and for each
+    model of {name: Rationalist} what it kept (the rest is darkened), with its prediction below. One model: its mask too."""
+    split, size = data.test, data.input["image_size"]
+    index = torch.linspace(0, len(split) - 1, min(examples, len(split)), device=split.y.device).long()
+    x, y = data.batch(split, index)
+    zoom = lambda image: F.interpolate(image.float().cpu(), size=(side, side))                # nearest: pixels stay pixels
+    grid = lambda mask: zoom(mask.reshape(len(index), 1, int(mask.shape[1] ** 0.5), -1))      # (B, N) -> (B, 1, side, side)
+    pixels = zoom(split.x[index])
+    columns = [("input", pixels, [data.classes[c] for c in y])]
+    if split.truth is not None:
+        columns.append(("truth", pixels * (0.2 + 0.8 * grid(split.truth[index])), None))
+    for name, model in models.items():
+        out = model.eval()(x)
+        confidence, label = out.logits.float().softmax(-1).max(-1)
+        if len(models) == 1:
+            columns.append(("mask", 255 * grid(out.mask).expand(-1, 3, -1, -1), None))
+        columns.append((name, pixels * (0.2 + 0.8 * grid(out.mask)), [
+            f"{'ok' if c == t else 'WRONG'}: {data.classes[c]}, {p:.0%}" for c, t, p in zip(label.tolist(), y.tolist(), confidence.tolist())]))
+    canvas = Image.new("RGB", ((side + 8) * len(columns) + 8, (side + 26) * len(index) + 24), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for i, (title, images, captions) in enumerate(columns):
+        left = 8 + i * (side + 8)
+        pen.text((left, 4), title, "black", font)
+        for j, image in enumerate(images):
+            top = 22 + j * (side + 26)
+            canvas.paste(Image.fromarray(image.permute(1, 2, 0).byte().numpy()), (left, top))  # (3, side, side) -> (side, side, 3)
+            if captions:
+                pen.text((left, top + side + 3), captions[j], "red" if captions[j].startswith("WRONG") else "black", font)
+    part = path.with_name(path.name + ".part")
+    canvas.save(part, format="PNG")
+    os.replace(part, path)
+
+
+# ---------------------------------------------------------------- top to bottom
+
+def main():
+    sys.stdout.reconfigure(line_buffering=True)
+    args = parse_args()
+    try:
+        device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"no device {args.device!r} here: use --device auto or cpu") from None
+    print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' else 'float32'})")
+    presets = [args.teacher] if args.teacher_mode else [args.student, args.teacher]
+    with user_errors():
+        for preset in presets:  # before the data: a typo should not cost a download
+            build(preset=preset, method="cls", num_classes=2, image_size=args.image_size, patch_size=args.patch_size)
+    data = load_dataset(args.dataset, args.data_dir, limit=args.limit, image_size=args.image_size, patch_size=args.patch_size, device=device)
+    print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, "
+          f"{args.image_size} px in patches of {args.patch_size}: {(args.image_size // args.patch_size) ** 2} features")
+
+    methods = ["cls", "re", "rekd"] if args.compare else [args.method or ("re" if args.teacher_mode else "rekd")]
+    role, preset = ("teacher", args.teacher) if args.teacher_mode else ("student", args.student)
+    runs = [make_config(args, role, method, preset, args.seed + k) for k in range(args.seeds) for method in methods]
+
+    teacher = None
+    teacher_config = make_config(args, "teacher", "re", args.teacher, args.seed)
+    teacher_path = args.teacher_checkpoint or find_teacher(args, teacher_config, data)
+    to_train = ([teacher_config] if "rekd" in methods and not teacher_path else []) + runs
+    if args.resume and not any((run_folder(args, config) / "config.json").exists() for config in to_train):
+        raise UserError(f"nothing to resume: no run with these options in {run_folder(args, to_train[-1])}")
+    if "rekd" in methods:
+        print(f"teacher: {f'reusing {teacher_path}' if teacher_path else f'no finished one fits, so {args.teacher} is trained first'}")
+        if not teacher_path:
+            train(teacher_config, data, None, args, device)
+            teacher_path = run_folder(args, teacher_config) / "best.pt"
+        with user_errors():
+            teacher, teacher_info = load_teacher(teacher_path, args, data, device)
+
+    results = {method: [] for method in methods}
+    for config in runs:
+        results[config["method"]].append(train(config, data, teacher, args, device))
+    table = report(results, args, (teacher_path, teacher_info) if teacher else None)
+    print(f"\n{table}")
+    if args.compare:
+        folder = run_folder(args, runs[2])  # the first seed's REKD run
+        name = folder.with_name(folder.name.replace("student-rekd", "compare") + f"-{args.seeds}seeds")
+        write_text(name.with_suffix(".txt"), table + "\n")
+        models = {f"{c['method'].upper()} kept": load(run_folder(args, c) / "best.pt", device)[0] for c in runs[:3]}
+        draw(name.with_suffix(".png"), data, {"teacher kept": teacher, **models})
+        print(f"\ntable and picture: {name}.txt, {name}.png")
+    else:
+        print(f"picture: {run_folder(args, runs[0]) / 'rationales.png'}\nmodel: {run_folder(args, runs[0]) / 'best.pt'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, OSError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command with --resume goes on after the last finished epoch", file=sys.stderr)
+        sys.exit(130)
