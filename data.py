@@ -10,6 +10,7 @@ crop, flip, resize and normalise are batched tensor operations (the paper's reci
 This file imports no other file of the repository and can be copied alone. See it at work:    python train.py
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -179,6 +180,7 @@ def read_folder(folder, image_size):
     for part in ("train", "test"):
         if not (folder / part).is_dir():
             raise UserError(f"{folder} has no folder {part!r}: images go into {folder}/{{train,test}}/<class>/")
+    for part in ("train", "test"):
         names = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not entry.name.startswith("."))
         classes = classes or names
         if len(classes) < 2 or names != classes:
@@ -220,24 +222,24 @@ def read_cached(path, key, image_size, entries):
     for i, entry in enumerate(tqdm(entries, "decoding images", unit="", disable=not sys.stderr.isatty())):
         pixels[i] = read_image(entry.path, size)
     try:
-        save_atomically({"key": key, "native_side": side, "pixels": pixels}, path)
-    except OSError as error:
-        print(f"the decoded images are not kept for the next start: {path}: {error.strerror}", file=sys.stderr)
+        write_atomically(path, lambda file: torch.save({"key": key, "native_side": side, "pixels": pixels}, file))
+    except UserError as error:
+        print(f"the decoded images are not kept for the next start: {error}", file=sys.stderr)
     return pixels
 
 
-def save_atomically(content, path):
-    """torch.save beside the target, then rename: there is never half a file under the final name. Fails with OSError."""
+def write_atomically(path, write):
+    """write(binary file) beside the target, then rename: there is never half a file under the final name."""
     part = Path(f"{path}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            try:
-                torch.save(content, file)
-            except RuntimeError as error:  # how torch reports a full disk
-                raise OSError(getattr(error.__context__, "errno", None), "writing failed, is the disk full?", str(path)) from None
+            write(file)
         os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError is how torch.save reports a full disk
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or 'is the disk full?'}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 # ---------------------------------------------------------------- downloads
@@ -290,17 +292,18 @@ DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, datasets.CIFAR10, "labels
 # ---------------------------------------------------------------- built-in: glyphs
 
 FONT = """
-.###. ..#.. .###. .###. ...#. ##### .###. ##### .###. .###.
-#...# .##.. #...# #...# ..##. #.... #.... ....# #...# #...#
-#..## ..#.. ....# ....# .#.#. #.... #.... ...#. #...# #...#
-#.#.# ..#.. ...#. ..##. #..#. ####. ####. ..#.. .###. .####
-##..# ..#.. ..#.. ....# ##### ....# #...# ..#.. #...# ....#
-#...# ..#.. .#... #...# ...#. #...# #...# ..#.. #...# ....#
-.###. .###. ##### .###. ...#. .###. .###. ..#.. .###. .###.
+..###.. ...#... .#####. ######. ....##. ####### ...###. ####### .#####. ..####.
+.#...#. ..##... #.....# .....## ...#.#. #...... ..#.... #....## ##...## .#....#
+#.....# .#.#... ......# .....## ..#..#. #...... .#..... ....##. ##...## #.....#
+#.....# ...#... .....#. ..####. .#...#. ######. ######. ....#.. .#####. .#....#
+#.....# ...#... ...##.. .....## #....#. ......# #.....# ...##.. ##...## ..#####
+#.....# ...#... ..#.... .....## ####### ......# #.....# ..##... #.....# ......#
+.#...#. ...#... .#..... #....## .....#. #....#. #....#. ..##... ##...## ....##.
+..###.. .#####. ####### #####.. .....#. .####.. .####.. ..##... .#####. .###...
 """
 
 
-def glyphs(n, seed, *, distractors=3, noise=20):
+def glyphs(n, seed, *, distractors=3, noise=25):
     """n images of 32 x 32 -> Split. The label is the one small digit; its 8 x 8 px (2 x 2 patches of 4 px) are the truth.
 
     Around it: soft coloured clutter, noise, and distractors, which are digits with their pixels shuffled, so that no
@@ -310,8 +313,8 @@ def glyphs(n, seed, *, distractors=3, noise=20):
     rand = functools.partial(torch.rand, generator=generator)
     randint = functools.partial(torch.randint, generator=generator)
     rows = [row.split() for row in FONT.split("\n")[1:-1]]
-    font = torch.tensor([[[c == "#" for c in row[digit]] for row in rows] for digit in range(10)]).float()  # (10, 7, 5)
-    font = F.pad(font, (1, 2, 0, 1)).flatten(1)                                                           # (10, 8 * 8)
+    font = torch.tensor([[[c == "#" for c in row[digit]] for row in rows] for digit in range(10)]).float()  # (10, 8, 7)
+    font = F.pad(font, (0, 1)).flatten(1)                                                                 # (10, 8 * 8)
 
     image = F.interpolate(10 + 90 * rand(n, 3, 3, 3), size=32, mode="bilinear", align_corners=True)
     x, y = torch.arange(32), torch.arange(32)[:, None]

@@ -167,7 +167,7 @@ def load(path, device="cpu"):
     """
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ValueError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
         raise ValueError(f"{path} is damaged or no checkpoint: give the best.pt of a finished run") from None

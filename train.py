@@ -13,7 +13,6 @@ in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on after an i
 
 import argparse
 import json
-import os
 import platform
 import re
 import shlex
@@ -28,14 +27,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data import UserError, load_dataset, save_atomically
+from data import UserError, load_dataset, write_atomically
 from models import build, load, parse_preset
 from rekd import agreement, cls_losses, re_losses, rekd_losses, selection_stats, sign_flip_test, temperature
 
 # What depends on the data set. lambda_select weighs a squared *count* of features: more features want a smaller one.
 DEFAULTS = {
-    "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=10, batch_size=64,
-                   lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=5e-3),
+    "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=6, batch_size=64,
+                   lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=1e-2),
     "images": dict(student="vit_tiny", teacher="vit_base", image_size=32, patch_size=4, epochs=35, batch_size=128,
                    lr=5e-4, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),  # CIFAR and your own folders
 }
@@ -163,9 +162,7 @@ def claim(folder, config):
 
 
 def write_text(path, text):
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def autocast(device):
@@ -267,8 +264,8 @@ def train(config, data, teacher, args, device):
                       "fingerprint": data.fingerprint, "metric": dev, "epoch": epoch + 1}
         if best is None or score >= best:
             best = score
-            save_atomically(checkpoint, folder / "best.pt")
-        save_atomically({**checkpoint, "optimizer": optimizer.state_dict(), "best": list(best)}, folder / "last.pt")
+            write_atomically(folder / "best.pt", lambda file: torch.save(checkpoint, file))
+        write_atomically(folder / "last.pt", lambda file: torch.save({**checkpoint, "optimizer": optimizer.state_dict(), "best": list(best)}, file))
         bar.set_postfix(loss=f"{line['loss']:.3f}", tau=f"{tau:.2f}", accuracy=f"{dev['accuracy']:.3f}", rate=f"{dev['rate_mean']:.3f}")
         if not interactive:
             sampled = f" (sampled {line['rate_sampled']:.3f})" if "rate_sampled" in line else ""
@@ -387,9 +384,7 @@ def draw(path, data, models, examples=8, side=128):
             canvas.paste(Image.fromarray(image.permute(1, 2, 0).byte().numpy()), (left, top))  # (3, side, side) -> (side, side, 3)
             if captions:
                 pen.text((left, top + side + 3), captions[j], "red" if captions[j].startswith("WRONG") else "black", font)
-    part = path.with_name(path.name + ".part")
-    canvas.save(part, format="PNG")
-    os.replace(part, path)
+    write_atomically(path, lambda file: canvas.save(file, format="PNG"))
 
 
 # ---------------------------------------------------------------- top to bottom
@@ -405,7 +400,7 @@ def main():
     print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' else 'float32'})")
     presets = [args.teacher] if args.teacher_mode else [args.student, args.teacher]
     with user_errors():
-        for preset in presets:  # before the data: a typo should not cost a download
+        for preset in filter(None, presets):  # before the data: a typo should not cost a download
             build(preset=preset, method="cls", num_classes=2, image_size=args.image_size, patch_size=args.patch_size)
     data = load_dataset(args.dataset, args.data_dir, limit=args.limit, image_size=args.image_size, patch_size=args.patch_size, device=device)
     print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, "
@@ -436,20 +431,27 @@ def main():
     print(f"\n{table}")
     if args.compare:
         folder = run_folder(args, runs[2])  # the first seed's REKD run
-        name = folder.with_name(folder.name.replace("student-rekd", "compare") + f"-{args.seeds}seeds")
-        write_text(name.with_suffix(".txt"), table + "\n")
+        name = str(folder).replace("student-rekd", "compare") + f"-{args.seeds}seeds"
+        write_text(Path(name + ".txt"), table + "\n")
         models = {f"{c['method'].upper()} kept": load(run_folder(args, c) / "best.pt", device)[0] for c in runs[:3]}
-        draw(name.with_suffix(".png"), data, {"teacher kept": teacher, **models})
+        draw(Path(name + ".png"), data, {"teacher kept": teacher, **models})
         print(f"\ntable and picture: {name}.txt, {name}.png")
     else:
         print(f"picture: {run_folder(args, runs[0]) / 'rationales.png'}\nmodel: {run_folder(args, runs[0]) / 'best.pt'}")
 
 
-if __name__ == "__main__":
+def cli():
+    """A user's mistake is exit code 2 and one line, never a traceback; Ctrl-C is 130."""
     try:
         main()
-    except (UserError, OSError) as error:
+    except UserError as error:
         fail(error)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else error)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command with --resume goes on after the last finished epoch", file=sys.stderr)
+        print("interrupted: the same command with --resume goes on after the last finished epoch", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,333 @@
+"""The command line, end to end on a tiny folder of images: runs, resume, determinism, checkpoints, errors."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+import models
+import rekd
+import train
+
+ROOT = Path(train.__file__).parent
+NET = "--student vit:8:1:1 --teacher vit:16:1:2 --image-size 16 --patch-size 4 --epochs 3 --batch-size 16 --lr 3e-3".split()
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory):
+    """--data-dir with one data set: 3 colours, 20 + 8 images of each."""
+    root, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for part, n in (("train", 20), ("test", 8)):
+        for c, name in enumerate(("red", "green", "blue")):
+            (root / "colours" / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = generator.integers(0, 100, (16, 16, 3), dtype=np.uint8)
+                pixels[4:12, 4:12, c] += 150
+                Image.fromarray(pixels).save(root / "colours" / part / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def run(pets, tmp_path, monkeypatch, capsys):
+    """run("--method re ...") -> (exit code, stdout, stderr), in this process, with runs in tmp_path/runs."""
+    def run(options, net=NET, dataset="colours"):
+        arguments = ["--dataset", dataset, "--data-dir", str(pets), "--out", str(tmp_path / "runs"), *net, *options.split()]
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        code = 0
+        try:
+            train.cli()
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+    run.folder = tmp_path / "runs" / "colours"
+    return run
+
+
+def losses(folder):
+    keep = ("epoch", "tau", "loss", "prediction", "selection", "rationale_kd", "prediction_kd", "accuracy", "rate_mean")
+    return [{key: line[key] for key in keep if key in line} for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())]
+
+
+def weights(folder, name="last.pt"):
+    state = torch.load(folder / name, weights_only=True)["weights"]
+    return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()
+
+
+def only(pattern, folder):
+    found = list(folder.glob(pattern))
+    assert len(found) == 1, found
+    return found[0]
+
+
+# ---------------------------------------------------------------- runs and what they leave
+
+def test_a_student_run_trains_its_teacher_first_and_the_next_reuses_it(run):
+    code, out, err = run("")
+    assert code == 0 and err == "" and "is trained first" in out
+    teacher, student = only("teacher-re-*", run.folder), only("student-rekd-*", run.folder)
+    for folder in (teacher, student):
+        assert {f.name for f in folder.iterdir()} == {"config.json", "log.jsonl", "best.pt", "last.pt", "result.json", "rationales.png"}
+        Image.open(folder / "rationales.png").verify()
+    line = json.loads((student / "log.jsonl").read_text().splitlines()[-1])
+    assert {"epoch", "tau", "lr", "loss", "prediction", "selection", "rationale_kd", "prediction_kd", "accuracy", "rate_mean", "rate_std",
+            "rate_empty", "rate_sampled", "seconds", "examples_per_s"} <= line.keys()
+    assert line["epoch"] == 3 and line["tau"] == pytest.approx(0.1)
+    assert re.search(r"method +accuracy +selection rate", out) and "teacher: vit:16:1:2 (RE)" in out
+    before = (teacher / "best.pt").stat().st_mtime_ns
+    code, out, err = run("--seed 7 --alpha 0.3")
+    assert code == 0 and f"reusing {teacher / 'best.pt'}" in out and (teacher / "best.pt").stat().st_mtime_ns == before
+    assert (run.folder / "student-rekd-vit_8_1_1-seed7-alpha0.3").exists() or list(run.folder.glob("*seed7*alpha0.3*"))
+
+
+def test_teacher_mode_trains_only_the_teacher(run):
+    net = [option for option in NET if option not in ("--student", "vit:8:1:1")]
+    code, out, _ = run("", net=net)
+    assert code == 0 and [f.name.split("-")[:2] for f in run.folder.iterdir()] == [["teacher", "re"]]
+    assert "RE " in out
+
+
+def test_compare_prints_the_table_the_gap_and_no_p_value_under_six_seeds(run):
+    code, out, _ = run("--compare --seeds 2 --epochs 1")
+    assert code == 0
+    table = only("compare-*2seeds.txt", run.folder).read_text()
+    assert table in out and [line.split()[0] for line in table.splitlines()[3:6]] == ["CLS", "RE", "REKD"]
+    assert "+-" in table and "gap" in table and "p =" not in table.split("takes 6 seeds")[0] and "takes 6 seeds" in table
+    assert Image.open(only("compare-*2seeds.png", run.folder)).size[0] > 500
+    assert len(list(run.folder.glob("student-*"))) == 6 and len(list(run.folder.glob("teacher-*"))) == 1
+
+
+def test_with_six_seeds_the_table_tells_p_and_its_floor():
+    def result(accuracy):
+        return {"test": {"accuracy": accuracy, "rate_mean": 0.1, "rate_empty": 0.0}, "parameters": 10, "seconds": 1.0}
+    args = type("Args", (), dict(dataset="d", student="s", teacher_mode=False, compare=True, seeds=6, seed=0))
+    runs = {"cls": [result(0.9)] * 6, "re": [result(0.5 + i / 100) for i in range(6)], "rekd": [result(0.86)] * 6}
+    text = train.report(runs, args, None)
+    assert "p = 0.031 (6 seeds cannot go below 0.031)" in text
+    assert "0.5250 +- 0.0187" in text and f"{(0.86 - 0.525) / (0.9 - 0.525):.0%}" in text
+
+
+def test_cls_has_no_temperature_and_selects_everything(run):
+    code, out, _ = run("--method cls")
+    folder = only("student-cls-*", run.folder)
+    assert code == 0 and "rate" not in json.loads((folder / "config.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    assert result["test"]["rate_mean"] == 1.0 and result["test"]["accuracy"] > 0.8   # colours are easy
+
+
+def test_the_checkpoint_is_the_best_epoch_that_keeps_to_the_rate(run, monkeypatch):
+    """Dev metrics played back by a script: epoch 1 selects everything and is the most accurate; of the others, 2 is the best."""
+    script = [(0.99, 1.0), (0.80, 0.18), (0.70, 0.15)]
+    calls = []
+
+    def evaluate(model, data, split):
+        accuracy, rate = script[min(len(calls), 2)]
+        calls.append(1)
+        return {"accuracy": accuracy, "rate_mean": rate, "rate_std": 0.0, "rate_empty": 0.0, "rate_full": 0.0}
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    assert run("--method re --rate 0.15")[0] == 0
+    assert torch.load(only("student-re-*", run.folder) / "best.pt", weights_only=True)["epoch"] == 2
+    calls.clear()
+    script[:] = [(0.99, 1.0), (0.80, 0.5), (0.90, 0.7)]                          # none keeps to it: the closest rate
+    assert run("--method re --rate 0.15 --seed 1")[0] == 0
+    assert torch.load(only("student-re-*seed1*", run.folder) / "best.pt", weights_only=True)["epoch"] == 2
+
+
+def test_a_finished_model_is_used_in_three_lines(run, pets):
+    run("--method re")
+    best = only("student-re-*", run.folder) / "best.pt"
+    model, info = models.load(best)
+    x = data.read_input(pets / "colours" / "test" / "red" / "0.png", info["input"])
+    rationale = model(x)
+    assert info["classes"] == ["blue", "green", "red"] and rationale.mask.shape == (1, 16) and rationale.logits.shape == (1, 3)
+
+
+# ---------------------------------------------------------------- the same seed gives the same run, interrupted or not
+
+@pytest.mark.parametrize("method", ["cls", "re", "rekd"])
+def test_the_same_command_gives_the_same_losses_and_weights_twice_over(run, tmp_path, method):
+    run(f"--method {method}")
+    folder = only(f"student-{method}-*", run.folder)
+    first = losses(folder), weights(folder)
+    run(f"--method {method}")
+    assert (losses(folder), weights(folder)) == first
+    run(f"--method {method} --seed 1")
+    assert weights(only(f"student-{method}-*seed1*", run.folder)) != first[1]
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(run, monkeypatch):
+    run("")
+    student = only("student-rekd-*", run.folder)
+    expected = losses(student), weights(student), weights(student, "best.pt")
+    save = train.write_atomically
+    for when in range(1, 8):                         # killed after so many checkpoint writes, best.pt and last.pt alike
+        left = [when]
+
+        def killed(path, write):
+            save(path, write)
+            left[0] -= path.suffix == ".pt"
+            if not left[0]:
+                raise KeyboardInterrupt
+        monkeypatch.setattr(train, "write_atomically", killed)
+        code, _, err = run("")
+        if code == 0:
+            break
+        assert code == 130 and "Traceback" not in err and "--resume" in err
+        monkeypatch.setattr(train, "write_atomically", save)
+        assert run("--resume")[0] == 0
+        assert (losses(student), weights(student), weights(student, "best.pt")) == expected
+    assert when > 3
+
+
+def test_resume_does_not_repeat_finished_runs(run):
+    run("--method re")
+    before = (only("student-re-*", run.folder) / "last.pt").stat().st_mtime_ns
+    code, out, _ = run("--method re --resume")
+    assert code == 0 and "finished before" in out
+    assert (only("student-re-*", run.folder) / "last.pt").stat().st_mtime_ns == before
+
+
+def test_ctrl_c_and_kill_in_a_real_process(pets, tmp_path):
+    """SIGINT: exit 130, no traceback. SIGKILL, then --resume: the weights of a run that nobody killed."""
+    def start(out, *more):
+        arguments = ["--dataset", "colours", "--data-dir", str(pets), "--out", str(out), *NET, "--epochs", "30", "--method", "re", *more]
+        return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def stop_after(process, epochs, signum):
+        for line in process.stdout:
+            if f"epoch {epochs:>2}/" in line:
+                process.send_signal(signum)
+        process.stdout.close()
+        return process.wait(), process.stderr.read()
+
+    whole = start(tmp_path / "whole")
+    assert whole.communicate()[1] == "" and whole.returncode == 0
+    code, err = stop_after(start(tmp_path / "cut"), 3, signal.SIGINT)
+    assert code == 130 and "Traceback" not in err and "--resume" in err
+    code, _ = stop_after(start(tmp_path / "cut", "--resume"), 9, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    again = start(tmp_path / "cut", "--resume")
+    assert again.communicate()[1] == "" and again.returncode == 0
+    folders = [only("student-re-*", tmp_path / name / "colours") for name in ("whole", "cut")]
+    assert losses(folders[0]) == losses(folders[1]) and weights(folders[0]) == weights(folders[1])
+
+
+# ---------------------------------------------------------------- the teacher
+
+def test_the_teacher_is_frozen_in_eval_mode_and_outside_the_student(run, monkeypatch):
+    seen = []
+    original = train.rekd_losses
+
+    def spy(model, teacher, *rest, **options):
+        seen.append((model, teacher))
+        return original(model, teacher, *rest, **options)
+    monkeypatch.setattr(train, "rekd_losses", spy)
+    run("")
+    student, teacher = seen[0]
+    assert not teacher.training and not any(p.requires_grad for p in teacher.parameters()) and all(p.grad is None for p in teacher.parameters())
+    assert not {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}
+    saved = torch.load(only("teacher-*", run.folder) / "best.pt", weights_only=True)["weights"]
+    assert all(torch.equal(saved[key], value) for key, value in teacher.state_dict().items())
+    assert student.training
+
+
+def test_a_teacher_of_other_data_rate_grid_or_preset_is_not_reused(run):
+    run("")
+    for option in ("--limit 40", "--rate 0.3", "--patch-size 8", "--teacher vit:24:1:2"):
+        code, out, _ = run(f"{option} --epochs 1")
+        assert code == 0 and "is trained first" in out, option
+    assert "reusing" in run("--epochs 2 --tau-start 4")[1]
+
+
+# ---------------------------------------------------------------- a user's mistakes: exit code 2 and one sentence
+
+def refused(result, sentence):
+    code, out, err = result
+    assert code == 2 and err.startswith("train.py: ") and err.count("\n") == 1 and "Traceback" not in err, (code, err)
+    assert re.search(sentence, err), err
+
+
+@pytest.mark.parametrize("options, sentence", [
+    ("--dataset nowhere", "no data set 'nowhere': there are glyphs, cifar10"),
+    ("--student vit_huge", "no preset 'vit_huge': choose one of vit_nano"),
+    ("--teacher resnet", "no preset 'resnet'"),
+    ("--patch-size 5", "16 is not divisible by patch size 5"),
+    ("--rate 0", r"--rate: must be above 0"), ("--rate 1.5", "at most 1"), ("--rate nan", "--rate"),
+    ("--epochs 0", "--epochs"), ("--lr -1", "--lr"), ("--tau-end 0", "--tau-end"), ("--epochs three", "--epochs"),
+    ("--limit 2", "less than one example for each of the 3 classes"),
+    ("--nonsense 3", "unrecognized arguments: --nonsense 3"),
+    ("--compare --method re", "leave --method out"),
+    ("--device quantum", "no device 'quantum'"),
+    ("--teacher-checkpoint nowhere.pt", "cannot read the checkpoint nowhere.pt"),
+    ("--resume", "nothing to resume"),
+])
+def test_bad_options(run, options, sentence):
+    refused(run(options), sentence)
+
+
+def test_a_teacher_checkpoint_that_does_not_fit(run, tmp_path):
+    run("--method re --limit 40")
+    best = only("student-re-*", run.folder) / "best.pt"
+    refused(run(f"--patch-size 8 --teacher-checkpoint {best}"), "same grid of features")
+    checkpoint = torch.load(best, weights_only=True)
+    torch.save({**checkpoint, "classes": ["cat", "dog"]}, tmp_path / "other.pt")
+    refused(run(f"--teacher-checkpoint {tmp_path / 'other.pt'}"), "other classes")
+    (tmp_path / "cut.pt").write_bytes(best.read_bytes()[:9999])
+    refused(run(f"--teacher-checkpoint {tmp_path / 'cut.pt'}"), "damaged")
+    torch.save({"epoch": 3}, tmp_path / "foreign.pt")
+    refused(run(f"--teacher-checkpoint {tmp_path / 'foreign.pt'}"), "not a checkpoint of train.py")
+    run("--method cls")
+    refused(run(f"--teacher-checkpoint {only('student-cls-*', run.folder) / 'best.pt'}"), "CLS model")
+
+
+def test_resume_with_other_options_and_a_folder_of_another_run(run, pets, tmp_path):
+    run("--method re")
+    refused(run("--method re --lr 1e-4 --resume"), "nothing to resume")
+    config = only("student-re-*", run.folder) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "lr": 0.5}))
+    refused(run("--method re"), r"other options \(lr 0.5 -> 0.003\)")
+    refused(run("--method re --resume"), r"other options \(lr 0.5 -> 0.003\)")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(run, monkeypatch):
+    original, calls = train.re_losses, []
+
+    def poisoned(*args, **options):
+        calls.append(1)
+        out = original(*args, **options)
+        return {**out, "loss": out["loss"] * float("nan")} if len(calls) == 5 else out        # 3 steps an epoch: the second of epoch 2
+    monkeypatch.setattr(train, "re_losses", poisoned)
+    refused(run("--method re"), r"not finite at step 4 \(epoch 2\)")
+    last = torch.load(only("student-re-*", run.folder) / "last.pt", weights_only=True)
+    assert last["epoch"] == 1 and all(value.isfinite().all() for value in last["weights"].values())
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    refused(run(f"--method re --out {tmp_path / 'file'}"), "file")
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    real = open
+    monkeypatch.setattr(data, "open", lambda path, mode: real("/dev/full" if str(path).endswith(".part") else path, mode), raising=False)
+    refused(run("--method re"), "cannot write .*: No space left on device")
+
+
+def test_evaluation_leaves_the_mode_as_it_was_and_draws_no_noise(pets):
+    dataset = data.load_dataset("colours", pets, image_size=16, patch_size=4)
+    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, image_size=16, patch_size=4).train()
+    assert train.evaluate(model, dataset, dataset.test) == train.evaluate(model, dataset, dataset.test) and model.training
+    model.eval()
+    train.evaluate(model, dataset, dataset.test)
+    assert not model.training
