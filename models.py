@@ -36,7 +36,7 @@ def parse_preset(name):
 # ---------------------------------------------------------------- the transformer encoder
 
 class Block(nn.Module):
-    """One encoder layer, pre-norm: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One encoder layer, pre-norm: x + attention(norm(x)), then x + mlp(norm(x)); (B, T, dim) -> (B, T, dim)."""
 
     def __init__(self, *, dim, heads, mlp_dim, eps=1e-12):
         super().__init__()
@@ -45,6 +45,10 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, mlp_dim), nn.Linear(mlp_dim, dim)
+        # Both branches begin at 0, so that a token begins as itself. From PyTorch's own initialisation RE often learns to keep
+        # all of some images and nothing of the others (which meets the batch's mean rate) and never leaves that.
+        for branch in (self.out, self.fc2):
+            nn.init.zeros_(branch.weight), nn.init.zeros_(branch.bias)
 
     def attention(self, x):
         B, T, D = x.shape

@@ -33,7 +33,8 @@ from rekd import agreement, cls_losses, re_losses, rekd_losses, selection_stats,
 
 # What depends on the data set. lambda_select weighs a squared *count* of features: more features want a smaller one.
 DEFAULTS = {
-    "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=6, batch_size=64,
+    # (a teacher is trained once and serves every student and seed: it may take its time)
+    "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=4, teacher_epochs=6, batch_size=64,
                    lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=1e-2),
     "images": dict(student="vit_tiny", teacher="vit_base", image_size=32, patch_size=4, epochs=35, batch_size=128,
                    lr=5e-4, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),  # CIFAR and your own folders
@@ -108,7 +109,8 @@ def parse_args():
         fail("--method rekd trains a student: name one with --student (a teacher is trained with re)")
     if args.compare and args.method:
         fail("--compare trains all three methods: leave --method out")
-    for key, value in defaults_of(args.dataset).items():
+    args.teacher_epochs = args.epochs
+    for key, value in {"teacher_epochs": defaults_of(args.dataset)["epochs"], **defaults_of(args.dataset)}.items():
         if getattr(args, key) is None:
             setattr(args, key, value)
     return args
@@ -135,13 +137,16 @@ def user_errors():
 # ---------------------------------------------------------------- one run: its name, its training, its end
 
 def make_config(args, role, method, preset, seed):
-    return {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in OPTIONS[method]}}
+    config = {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in OPTIONS[method]}}
+    return {**config, "epochs": args.teacher_epochs} if role == "teacher" else config
 
 
 def run_folder(args, config):
     """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
     defaults = {"alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
                 "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **defaults_of(args.dataset)}
+    if config["role"] == "teacher":
+        defaults["epochs"] = defaults.get("teacher_epochs", defaults["epochs"])
     name = "{role}-{method}-{preset}-seed{seed}".format(**config)
     for key in OPTIONS[config["method"]]:
         if config[key] != defaults.get(key):
