@@ -45,10 +45,6 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, mlp_dim), nn.Linear(mlp_dim, dim)
-        # Both branches begin at 0, so that a token begins as itself. From PyTorch's own initialisation RE often learns to keep
-        # all of some images and nothing of the others (which meets the batch's mean rate) and never leaves that.
-        for branch in (self.out, self.fc2):
-            nn.init.zeros_(branch.weight), nn.init.zeros_(branch.bias)
 
     def attention(self, x):
         B, T, D = x.shape
@@ -155,7 +151,13 @@ def build(*, preset, method, num_classes, image_size, patch_size, masking="zero"
     kind, dim, depth, heads = parse_preset(preset)
 
     def backbone():
-        return ViT(dim=dim, depth=depth, heads=heads, image_size=image_size, patch_size=patch_size, masking=masking)
+        vit = ViT(dim=dim, depth=depth, heads=heads, image_size=image_size, patch_size=patch_size, masking=masking)
+        # From scratch, residual branches begin at 0, so that a token begins as itself. From PyTorch's own initialisation RE
+        # often learns to keep all of some images and nothing of the others (the batch's mean rate is met) and stays there.
+        for block in vit.blocks:
+            for last in (block.out, block.fc2):
+                nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+        return vit
 
     generator = None if method == "cls" else Generator(backbone(), dropout)
     predictor = Predictor(backbone(), num_classes, dropout)

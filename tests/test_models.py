@@ -51,7 +51,7 @@ def test_a_full_mask_is_the_whole_input_and_an_empty_one_is_finite():
 
 
 def test_the_prediction_reaches_the_generator_through_the_mask():
-    model, pixels = build(method="rekd", **SHAPE), torch.randn(2, 3, 32, 32)
+    model, pixels = Rationalist(Generator(vit()), Predictor(vit(), 10)), torch.randn(2, 3, 32, 32)
     model(pixels, tau=1.0).logits.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.head.parameters())
 
