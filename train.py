@@ -212,7 +212,7 @@ def train(config, data, teacher, args, device):
         last = torch.load(folder / "last.pt", map_location=device, weights_only=True)
         model.load_state_dict(last["weights"])
         optimizer.load_state_dict(last["optimizer"])
-        first_epoch, best = last["epoch"], last["best"] and tuple(last["best"])
+        first_epoch, best = last["epoch"], tuple(last["best"])
         log = (folder / "log.jsonl").read_text().splitlines()[:first_epoch]
         print(f"{folder}: resumed after epoch {first_epoch}")
     else:
@@ -363,7 +363,7 @@ def report(results, args, teacher):
 def draw(path, data, models, examples=8, side=128):
     """rationales.png. A row is a test example; its columns are the input, the true rationale where known, and for each
     model of {name: Rationalist} what it kept (the rest is darkened), with its prediction below. One model: its mask too."""
-    split, size = data.test, data.input["image_size"]
+    split = data.test
     index = torch.linspace(0, len(split) - 1, min(examples, len(split)), device=split.y.device).long()
     x, y = data.batch(split, index)
     zoom = lambda image: F.interpolate(image.float().cpu(), size=(side, side))                # nearest: pixels stay pixels
@@ -405,7 +405,7 @@ def main():
     print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' else 'float32'})")
     presets = [args.teacher] if args.teacher_mode else [args.student, args.teacher]
     with user_errors():
-        for preset in filter(None, presets):  # before the data: a typo should not cost a download
+        for preset in presets:  # before the data: a typo should not cost a download
             build(preset=preset, method="cls", num_classes=2, image_size=args.image_size, patch_size=args.patch_size)
     data = load_dataset(args.dataset, args.data_dir, limit=args.limit, image_size=args.image_size, patch_size=args.patch_size, device=device)
     print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, "
@@ -417,7 +417,7 @@ def main():
 
     teacher = None
     teacher_config = make_config(args, "teacher", "re", args.teacher, args.seed)
-    teacher_path = args.teacher_checkpoint or find_teacher(args, teacher_config, data)
+    teacher_path = (args.teacher_checkpoint or find_teacher(args, teacher_config, data)) if "rekd" in methods else None
     to_train = ([teacher_config] if "rekd" in methods and not teacher_path else []) + runs
     if args.resume and not any((run_folder(args, config) / "config.json").exists() for config in to_train):
         raise UserError(f"nothing to resume: no run with these options in {run_folder(args, to_train[-1])}")
