@@ -1,9 +1,10 @@
-"""The networks of REKD (arXiv 2601.22531): a ViT by hand, and the two heads that make it a generator or a predictor.
+"""The networks of REKD (arXiv 2601.22531): a ViT and a BERT by hand, and the heads that make either a generator or a predictor.
 
-The ViT is the published one (Dosovitskiy et al. 2021: pre-norm, [CLS], learned positions, GELU, final layer norm) with
-one addition, the argument `mask`: what the generator did not select is hidden from the predictor (`masking`):
+They are the published ones (ViT, Dosovitskiy et al. 2021: pre-norm, final layer norm; BERT, Devlin et al. 2019: post-norm,
+token types, layer norm over the embeddings; both: [CLS], learned positions, GELU) with one addition, the argument `mask`:
+what the generator did not select is hidden from the predictor (`masking`):
 
-    zero    (the paper) the *content* embeddings of unselected patches are multiplied by 0, their positions stay
+    zero    (the paper) the *content* embeddings of unselected features are multiplied by 0, their positions stay
 
 Use a finished model:    model, info = load("runs/.../best.pt");  model(pixels).mask
 Needs rekd.py beside it, nothing else of this repository.
@@ -16,45 +17,62 @@ import torch.nn.functional as F
 from rekd import Rationalist
 
 #           name         kind   dim  depth  heads
-PRESETS = {"vit_nano":  ("vit", 24, 2, 2),     # nano and micro: for the built-in set on a CPU
-           "vit_micro": ("vit", 48, 3, 3),
-           "vit_tiny":  ("vit", 192, 12, 3),   # the paper's
-           "vit_small": ("vit", 384, 12, 6),
-           "vit_base":  ("vit", 768, 12, 12)}
+PRESETS = {"vit_nano":   ("vit", 24, 2, 2),      # nano and micro: for the built-in sets on a CPU
+           "vit_micro":  ("vit", 48, 3, 3),
+           "vit_tiny":   ("vit", 192, 12, 3),    # the paper's
+           "vit_small":  ("vit", 384, 12, 6),
+           "vit_base":   ("vit", 768, 12, 12),
+           "bert_nano":  ("bert", 32, 2, 2),
+           "bert_micro": ("bert", 128, 2, 4),
+           "bert_tiny":  ("bert", 128, 2, 2),    # the paper's
+           "bert_mini":  ("bert", 256, 4, 4),
+           "bert_small": ("bert", 512, 4, 8),
+           "bert_base":  ("bert", 768, 12, 12)}
 
 
 def parse_preset(name):
-    """A preset's name, or a size spelled out as vit:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
+    """A preset's name, or a size spelled out as vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
     if name in PRESETS:
         return PRESETS[name]
     kind, *sizes = name.split(":")
-    if kind == "vit" and len(sizes) == 3 and all(s.isdecimal() and int(s) > 0 for s in sizes):
+    if kind in ("vit", "bert") and len(sizes) == 3 and all(s.isdecimal() and int(s) > 0 for s in sizes):
         return kind, *map(int, sizes)
-    raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or spell a size vit:DIM:DEPTH:HEADS")
+    raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or spell a size vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
 
 
 # ---------------------------------------------------------------- the transformer encoder
 
 class Block(nn.Module):
-    """One encoder layer, pre-norm: x + attention(norm(x)), then x + mlp(norm(x)); (B, T, dim) -> (B, T, dim)."""
+    """One encoder layer, (B, T, dim) -> (B, T, dim): attention, then MLP, each added to what it read.
 
-    def __init__(self, *, dim, heads, mlp_dim, eps=1e-12):
+    ViT normalises before (x + f(norm(x)), "pre-norm"), BERT after (norm(x + f(x)), "post-norm").
+    visible (B, 1, 1, T) bool or None: False for a position that nobody attends to.
+    """
+
+    def __init__(self, *, dim, heads, mlp_dim, pre_norm, eps=1e-12):
         super().__init__()
-        assert dim % heads == 0, f"dim {dim} is not divisible by {heads} heads"
-        self.heads = heads
+        if dim % heads:
+            raise ValueError(f"width {dim} is not divisible by {heads} heads")
+        self.heads, self.pre_norm = heads, pre_norm
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, mlp_dim), nn.Linear(mlp_dim, dim)
 
-    def attention(self, x):
+    def attention(self, x, visible):
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-        y = F.scaled_dot_product_attention(q, k, v)                                               # (B, heads, T, D / heads)
+        y = F.scaled_dot_product_attention(q, k, v, visible)                                      # (B, heads, T, D / heads)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
 
-    def forward(self, x):
-        x = x + self.attention(self.norm1(x))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+    def mlp(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+    def forward(self, x, visible=None):
+        if self.pre_norm:
+            x = x + self.attention(self.norm1(x), visible)
+            return x + self.mlp(self.norm2(x))
+        x = self.norm1(x + self.attention(x, visible))
+        return self.norm2(x + self.mlp(x))
 
 
 class ViT(nn.Module):
@@ -67,15 +85,13 @@ class ViT(nn.Module):
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"image size {image_size} is not divisible by patch size {patch_size}")
-        if dim % heads:
-            raise ValueError(f"width {dim} is not divisible by {heads} heads")
         if masking != "zero":
             raise ValueError(f"no masking {masking!r}: choose zero")
-        self.patch_size, self.num_features = patch_size, (image_size // patch_size) ** 2
+        self.dim, self.patch_size, self.num_features = dim, patch_size, (image_size // patch_size) ** 2
         self.patch_embedding = nn.Linear(3 * patch_size**2, dim)  # a convolution whose stride is its size, as a matrix
         self.cls = nn.Parameter(torch.empty(1, 1, dim))
         self.positions = nn.Parameter(torch.empty(1, 1 + self.num_features, dim))
-        self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, mlp_dim=mlp_dim or 4 * dim, eps=eps) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, mlp_dim=mlp_dim or 4 * dim, pre_norm=True, eps=eps) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=eps)
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
@@ -101,6 +117,47 @@ class ViT(nn.Module):
         return self.norm(x)
 
 
+class BERT(nn.Module):
+    """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states.
+
+    Position 0 is [CLS], which is always visible; id 0 is padding, which nobody attends to; the last token before it is [SEP].
+    """
+
+    def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero", mlp_dim=None, eps=1e-12):
+        super().__init__()
+        if masking != "zero":
+            raise ValueError(f"no masking {masking!r}: choose zero")
+        self.dim, self.max_len = dim, max_len
+        self.words, self.positions, self.types = nn.Embedding(vocab_size, dim), nn.Embedding(max_len, dim), nn.Embedding(2, dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, mlp_dim=mlp_dim or 4 * dim, pre_norm=False, eps=eps) for _ in range(depth))
+        for table in (self.words, self.positions, self.types):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def selectable(self, tokens):
+        """(B, T) bool: words are; padding, [CLS] (the first) and [SEP] (the last that is no padding) are not."""
+        token, place = tokens != 0, torch.arange(tokens.shape[1], device=tokens.device)
+        return token & (place > 0) & (place < (place * token).amax(1, keepdim=True))
+
+    def features(self, hidden):
+        """Every token is a feature, so that masks and tokens have one shape; `selectable` tells which count."""
+        return hidden
+
+    def forward(self, tokens, mask=None):
+        B, T = tokens.shape
+        if T > self.max_len:
+            raise ValueError(f"{T} tokens are more than the {self.max_len} positions of this BERT: cut the text")
+        x = self.words(tokens)                                              # (B, T, dim)
+        if mask is not None:
+            mask = F.pad(mask[:, 1:], (1, 0), value=1.0)                    # [CLS] is visible
+            x = x * mask.unsqueeze(-1).to(x.dtype)                          # R = M * X: words only
+        x = self.norm(x + self.positions.weight[:T] + self.types.weight[0])
+        visible = (tokens != 0)[:, None, None, :]                           # (B, 1, 1, T)
+        for block in self.blocks:
+            x = block(x, visible)
+        return x
+
+
 # ---------------------------------------------------------------- generator and predictor
 
 class Generator(nn.Module):
@@ -108,8 +165,7 @@ class Generator(nn.Module):
 
     def __init__(self, backbone, dropout=0.1):
         super().__init__()
-        dim = backbone.norm.normalized_shape[0]
-        self.backbone = backbone
+        dim, self.backbone = backbone.dim, backbone
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2))
 
     def selectable(self, x):
@@ -124,8 +180,7 @@ class Predictor(nn.Module):
 
     def __init__(self, backbone, num_classes, dropout=0.1):
         super().__init__()
-        dim = backbone.norm.normalized_shape[0]
-        self.backbone = backbone
+        dim, self.backbone = backbone.dim, backbone
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, num_classes))
 
     def forward(self, x, mask=None):
@@ -146,18 +201,21 @@ class SelectAll(nn.Module):
 
 # ---------------------------------------------------------------- building and loading
 
-def build(*, preset, method, num_classes, image_size, patch_size, masking="zero", dropout=0.1):
-    """A Rationalist of the preset's size: generator and predictor (RE, REKD), or the predictor alone (method "cls")."""
+def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
+    """A Rationalist of the preset's size: generator and predictor (RE, REKD), or the predictor alone (method "cls").
+
+    shape: image_size and patch_size for a ViT, vocab_size and max_len for a BERT.
+    """
     kind, dim, depth, heads = parse_preset(preset)
 
     def backbone():
-        vit = ViT(dim=dim, depth=depth, heads=heads, image_size=image_size, patch_size=patch_size, masking=masking)
+        network = {"vit": ViT, "bert": BERT}[kind](dim=dim, depth=depth, heads=heads, masking=masking, **shape)
         # From scratch, residual branches begin at 0, so that a token begins as itself. From PyTorch's own initialisation RE
         # often learns to keep all of some images and nothing of the others (the batch's mean rate is met) and stays there.
-        for block in vit.blocks:
+        for block in network.blocks:
             for last in (block.out, block.fc2):
                 nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
-        return vit
+        return network
 
     generator = None if method == "cls" else Generator(backbone(), dropout)
     predictor = Predictor(backbone(), num_classes, dropout)
