@@ -1,12 +1,14 @@
 """The data of REKD: whole tensors in, batches out. No worker processes, no per-image Python.
 
-A data set is a few tensors on the training device: uint8 pixels at their native size. A batch is an index select;
-crop, flip, resize and normalise are batched tensor operations (the paper's recipe: crop and flip at 32 px, then resize).
+A data set is a few tensors on the training device: uint8 pixels at their native size, or int32 token ids. A batch is an
+index select; crop, flip, resize and normalise are batched tensor operations (the paper's recipe: crop and flip at 32 px,
+then resize), and a batch of texts is trimmed to its longest.
 
 `load_dataset(NAME)` finds, in this order,
-    a built-in set        glyphs (digits among clutter; the true rationale of every image is known), made in a second
-    a local folder        <data-dir>/NAME/{train,test}/<class>/*.(png|jpg|jpeg)
-    a download            cifar10, cifar100 (100 classes), cifar100_coarse (the 20 of the paper's "CIFAR 100")
+    a built-in set        glyphs (digits among clutter), phrases (opinions among small talk), made in a second; the true
+                          rationale of every example is known
+    a local folder        <data-dir>/NAME/{train,test}/<class>/*.(png|jpg|jpeg|txt)
+    a download            cifar10, cifar100 (100 classes), cifar100_coarse (the 20 of the paper's "CIFAR 100"), imdb
 This file imports no other file of the repository and can be copied alone. See it at work:    python train.py
 """
 
@@ -15,8 +17,13 @@ import functools
 import hashlib
 import os
 import pickle
+import random
+import re
+import string
 import sys
 import tempfile
+import unicodedata
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,57 +37,82 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 from tqdm import tqdm
 
 DATA_SEED = 2026  # fixes what is train and what is dev; --seed does not touch it, so a teacher never saw its student's dev data
-IMAGE_FILES = (".png", ".jpg", ".jpeg")
+FILES = {"image": (".png", ".jpg", ".jpeg"), "text": (".txt",)}
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake that the user can mend: its text is one sentence that says how."""
 
 
 @dataclass
 class Split:
-    x: Tensor                     # (n, 3, H, W) uint8 pixels
-    y: Tensor                     # (n,) int64 class
-    truth: Tensor | None = None   # (n, N) bool, the true rationale on the grid of features, where it is known
+    x: Tensor                      # (n, 3, H, W) uint8 pixels, or (n, max_length) int32 token ids, 0 = padding
+    y: Tensor                      # (n,) int64 class
+    truth: Tensor | None = None    # (n, N) bool, the true rationale on the grid of features, where it is known
+    lengths: Tensor | None = None  # text: (n,) tokens without padding; stays on the host
+    docs: Tensor | None = None     # text: (n,) which texts of Dataset.corpus these are; on the host
 
     def __len__(self):
         return len(self.y)
 
     def select(self, index):
-        return Split(self.x[index], self.y[index], None if self.truth is None else self.truth[index])
+        return Split(*(None if t is None else t[index] for t in vars(self).values()))
 
     def to(self, device):
-        return Split(self.x.to(device), self.y.to(device), None if self.truth is None else self.truth.to(device))
+        return Split(self.x.to(device), self.y.to(device), None if self.truth is None else self.truth.to(device), self.lengths, self.docs)
 
 
 @dataclass
 class Dataset:
     name: str
-    classes: list       # names, in the order of their numbers
+    classes: list           # names, in the order of their numbers
     train: Split
-    dev: Split          # a stratified 20 % of the training set: chooses the checkpoint
-    test: Split         # touched once, at the end
-    input: dict         # what turns a file or raw pixels into an input of the model, see `read_input`
-    augment: bool       # crop and flip in training?
-    fingerprint: str    # of the training data: a teacher is reused only where it is the same
+    dev: Split              # a stratified 20 % of the training set: chooses the checkpoint
+    test: Split             # touched once, at the end
+    input: dict             # what turns a file, or raw pixels, into an input of the model, see `read_input`
+    augment: bool           # crop and flip in training?
+    fingerprint: str        # of the training data: a teacher is reused only where it is the same
+    corpus: object = None   # text: the words, for showing them
 
-    def batch(self, split, index, training=False):
-        """index: (B,) tensor or slice -> x (B, 3, S, S) float, y (B,)."""
-        pixels = split.x[index]
-        if training and self.augment:
-            pixels = crop_and_flip(pixels)
-        return to_input(pixels, self.input["image_size"]), split.y[index]
+    def batches(self, split, batch_size, order=None, training=False):
+        """Yields x (B, 3, S, S) float or (B, T) ids, y (B,). `order`: (n,) index on the host; None: all, as they come.
+
+        Texts are trimmed to the longest of the batch, rounded up to a multiple of 32 so that shapes are few. The lengths
+        are read on the host: nothing here waits for the device.
+        """
+        order = torch.arange(len(split)) if order is None else order
+        index = order.to(split.y.device)
+        for start in range(0, len(order), batch_size):
+            of_batch = index[start:start + batch_size]
+            x = split.x[of_batch]
+            if split.lengths is not None:
+                x = x[:, :-(-int(split.lengths[order[start:start + batch_size]].max()) // 32) * 32]
+            elif training and self.augment:
+                x = crop_and_flip(x)
+            yield (x if split.lengths is not None else to_input(x, self.input["image_size"])), split.y[of_batch]
 
 
-def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4, device="cpu"):
-    """-> Dataset on `device`. Trains on a stratified `limit` of examples, all if None. A user's mistake is a UserError."""
+def kind_of(name, data_dir="data"):
+    """ "image" or "text", by the name of the set or the endings of its files."""
+    folders = sorted(path for path in (Path(data_dir) / name / "train").glob("*") if path.is_dir())
+    if name not in BUILT_IN and folders:
+        return "text" if any(entry.name.lower().endswith(FILES["text"]) for entry in os.scandir(folders[0])) else "image"
+    return "text" if name in ("phrases", "imdb") else "image"
+
+
+def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4, max_length=128, vocab=None, device="cpu"):
+    """-> Dataset on `device`. Trains on a stratified `limit` of examples, all if None. A user's mistake is a UserError.
+
+    Texts become at most max_length tokens, by the WordPiece vocabulary of the file `vocab`; without one, by the words of
+    the training texts.
+    """
     folder = Path(data_dir) / name
     if name in BUILT_IN:
-        train, test, classes = BUILT_IN[name]()
+        train, test, classes, corpus = BUILT_IN[name]()
     elif folder.is_dir():
-        train, test, classes = read_folder(folder, image_size)
+        train, test, classes, corpus = read_folder(folder, image_size)
     elif name in DOWNLOADS:
-        train, test, classes = DOWNLOADS[name](Path(data_dir))
+        train, test, classes, corpus = DOWNLOADS[name](Path(data_dir))
     else:
         local = sorted(p.parent.name for p in Path(data_dir).glob("*/train") if p.is_dir())
         raise UserError(f"no data set {name!r}: there are {', '.join([*BUILT_IN, *DOWNLOADS])}, and in {data_dir}/ "
@@ -91,13 +123,21 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         if limit < len(classes):
             raise UserError(f"--limit {limit} is less than one example for each of the {len(classes)} classes of {name}")
         dev, rest = dev[:max(limit // 4, 1)], rest[:limit]
+    if corpus:
+        tokenizer = WordPiece(vocab or corpus.vocabulary(train.x[rest]))
+        ids, lengths = corpus.encode(tokenizer, max_length)
+        for split in (train, test):
+            truth = None if split.truth is None else F.pad(split.truth, (1, max_length))[:, :max_length]  # after [CLS]
+            split.x, split.truth, split.lengths, split.docs = ids[split.x], truth, lengths[split.x], split.x
+        input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
+    else:
+        input = {"kind": "image", "image_size": image_size}
+        for split in (train, test):  # a feature is part of the truth if it touches it
+            if split.truth is not None:
+                split.truth = F.adaptive_max_pool2d(split.truth.float(), image_size // patch_size).flatten(1).bool()  # (n, H, W) -> (n, N)
     digest = hashlib.sha256(rest.numpy().tobytes() + train.y[rest].numpy().tobytes() + train.x[rest[::16]].numpy().tobytes())
-    grid = image_size // patch_size
-    for split in (train, test):  # a feature is part of the truth if it touches it
-        if split.truth is not None:
-            split.truth = F.adaptive_max_pool2d(split.truth.float(), grid).flatten(1).bool()  # (n, H, W) -> (n, N)
     return Dataset(name, classes, train.select(rest).to(device), train.select(dev).to(device), test.to(device),
-                   {"kind": "image", "image_size": image_size}, name not in BUILT_IN, digest.hexdigest()[:16])
+                   input, not corpus and name not in BUILT_IN, digest.hexdigest()[:16], corpus)
 
 
 def stratified_order(y):
@@ -163,52 +203,197 @@ def read_image(path, size=None):
 
 
 def read_input(path, input):
-    """An image file of your own -> x (1, 3, S, S), ready for a model whose `info["input"]` is `input`."""
+    """A file of your own -> x, ready for a model whose `info["input"]` is `input`: (1, 3, S, S), or (1, T) token ids."""
+    if input["kind"] == "text":
+        return torch.tensor([WordPiece(input["vocabulary"]).encode(read_text(path)[0], input["max_length"])], dtype=torch.int32)
     return to_input(read_image(path, input["image_size"])[None], input["image_size"])
+
+
+def read_text(path):
+    """A UTF-8 file -> its text, with undecodable bytes replaced, and their count. An empty one is a UserError."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the text file {path}: {error.strerror}") from None
+    text = raw.decode("utf-8", errors="replace")
+    if not text.strip():
+        raise UserError(f"{path} is empty: give it a text, or remove it")
+    return text, text.count("\ufffd") - raw.count("\ufffd".encode())
+
+
+# ---------------------------------------------------------------- text
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # typed in a text, they stay whole and upper-case
+CJK = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
+       (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F))  # 2B920: the block starts at 2B820, a slip of the reference kept for equal ids
+
+
+class BasicForms(dict):
+    """A table for `str.translate`: code point -> what becomes of that character, worked out when it is first met."""
+
+    def __missing__(self, code):
+        c, category = chr(code), unicodedata.category(chr(code))
+        if c in "\t\n\r" or category[0] == "Z":  # these three are control characters by category, yet part words
+            form = " "
+        elif c in "\0\ufffd" or category in ("Cc", "Cf", "Co", "Cs"):  # not Cn: unassigned characters are kept
+            form = ""  # no space instead: a zero-width joiner, and even a vertical tab, leaves its neighbours one word
+        else:
+            # NFD (not NFKD: ½ and ﬁ stay) parts é into e and a mark (Mn), which goes, and ≠ into = and a stroke, so that punctuation
+            # is asked for last. All by character: lower() of a whole word would make a final Σ a ς, the reference a σ.
+            letters = [x.lower() for x in unicodedata.normalize("NFD", c) if unicodedata.category(x) != "Mn"]
+            alone = any(first <= code <= last for first, last in CJK)  # Hangul and kana are not: they form words
+            form = "".join(f" {x} " if alone or x in string.punctuation or unicodedata.category(x)[0] == "P" else x for x in letters)
+        return self.setdefault(code, form)
+
+
+class WordPiece:
+    """BERT's uncased tokenizer (Devlin et al. 2019): text -> words -> pieces, each the longest that the vocabulary has.
+
+    vocab: a vocab.txt (one token a line, the line's number its id) or a list of tokens; of plain words, it makes a word vocabulary.
+    UserError if it cannot be read or lacks [PAD] (as id 0), [UNK], [CLS] or [SEP]. The ids are those of `transformers`' BertTokenizer
+    but for 503 of 1,112,064 characters (with Python 3.11's Unicode 14): rare marks and signs that its Unicode 8 tables do not know.
+    """
+
+    forms = BasicForms()
+
+    def __init__(self, vocab):
+        if isinstance(vocab, (str, Path)):
+            try:
+                vocab = Path(vocab).read_text("utf-8").removesuffix("\n").split("\n")  # splitlines() also parts at U+2028
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"cannot read the vocabulary {vocab} ({error}): it must be UTF-8 text, one token a line") from None
+        self.vocabulary, self.ids = list(vocab), {token: i for i, token in enumerate(vocab)}
+        if self.ids.get("[PAD]") != 0 or not {"[UNK]", "[CLS]", "[SEP]"} <= self.ids.keys():
+            raise UserError("a vocabulary must start with [PAD] and hold [UNK], [CLS] and [SEP]: is this BERT's vocab.txt?")
+        self.cache = {}  # word -> ids: texts repeat their words
+
+    @staticmethod
+    def words(text):
+        """-> list of str: lower case, no accents; each punctuation mark and CJK character its own. Needs no vocabulary: can count one."""
+        parts = re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text)  # special tokens at the odd places
+        return [word for i, part in enumerate(parts) for word in ([part] if i % 2 else part.translate(WordPiece.forms).split())]
+
+    def pieces(self, word):
+        """-> tuple of ids. One part without a piece makes the whole word [UNK], and so do more than 100 characters."""
+        if word not in self.cache:
+            ids, start, end = [], 0, len(word)
+            while start < end and len(word) <= 100:
+                piece = ("##" if start else "") + word[start:end]
+                if piece in self.ids:  # the longest from start: go on behind it
+                    ids.append(self.ids[piece])
+                    start, end = end, len(word)
+                else:
+                    end -= 1
+            self.cache[word] = tuple(ids) if start == len(word) else (self.ids["[UNK]"],)
+        return self.cache[word]
+
+    def encode(self, text, max_length=None):
+        """-> list of ids: [CLS] pieces [SEP], cut to max_length. Whose pieces? [w for w in words(text) for _ in pieces(w)]"""
+        if max_length is not None and max_length < 2:
+            raise UserError(f"max_length {max_length} leaves no room for [CLS] and [SEP]: it must be at least 2")
+        ids = [i for word in self.words(text) for i in self.pieces(word)]
+        return [self.ids["[CLS]"], *ids[:max_length and max_length - 2], self.ids["[SEP]"]]
+
+
+class Corpus:
+    """Texts as the numbers of their words. Counting and encoding need no second look at the texts, and a cache is small.
+
+    words: the distinct words; flat: (all words of all texts,) int32 numbers of words; ends: (texts,) int64 ends in `flat`.
+    """
+
+    def __init__(self, words, flat, ends):
+        self.words, self.flat, self.ends = words, flat, ends
+
+    @staticmethod
+    def of(texts):
+        """texts: an iterable of lists of words."""
+        number, flat, ends = {}, array("i"), array("q")
+        for words in texts:
+            flat.extend(number.setdefault(word, len(number)) for word in words)
+            ends.append(len(flat))
+        return Corpus(list(number), torch.tensor(flat, dtype=torch.int32), torch.tensor(ends, dtype=torch.int64))
+
+    def starts(self):
+        return F.pad(self.ends[:-1], (1, 0))
+
+    def __getitem__(self, doc):
+        return [self.words[w] for w in self.flat[self.starts()[doc]:self.ends[doc]].tolist()]
+
+    def vocabulary(self, docs, size=15000):
+        """The `size` most frequent words of the texts `docs`, after the special tokens."""
+        chosen = torch.zeros(len(self.ends), dtype=torch.bool).scatter_(0, docs, True)
+        counts = self.flat[chosen.repeat_interleave(self.ends - self.starts())].bincount(minlength=len(self.words))
+        ranked = counts.argsort(descending=True, stable=True)[:int((counts > 0).sum())].tolist()
+        return [*SPECIAL, *[self.words[w] for w in ranked if self.words[w] not in SPECIAL][:size]]
+
+    def encode(self, tokenizer, max_length):
+        """-> ids (texts, max_length) int32, lengths (texts,): as tokenizer.encode, for all texts at once."""
+        pieces = [tokenizer.pieces(word) for word in self.words]
+        count, longest = torch.tensor([len(p) for p in pieces]), max(map(len, pieces))
+        at = self.starts()[:, None] + torch.arange(max_length - 2)             # (texts, max_length - 2): a word is a piece at least
+        word = self.flat[at.clamp(max=len(self.flat) - 1)].long()
+        counts = count[word] * (at < self.ends[:, None])
+        first = counts.cumsum(1) - counts + 1                                 # where the first piece of a word comes, after [CLS]
+        lengths = counts.sum(1).add(2).clamp(max=max_length)
+        ids = torch.zeros(len(self.ends), max_length, dtype=torch.int32)
+        for k in range(longest):
+            piece = torch.tensor([p[k] if k < len(p) else 0 for p in pieces], dtype=torch.int32)
+            doc, column = ((counts > k) & (first + k < max_length - 1)).nonzero(as_tuple=True)
+            ids[doc, first[doc, column] + k] = piece[word[doc, column]]
+        ids[:, 0] = tokenizer.ids["[CLS]"]
+        ids[torch.arange(len(ids)), lengths - 1] = tokenizer.ids["[SEP]"]
+        return ids, lengths
 
 
 # ---------------------------------------------------------------- class folders
 
 def read_folder(folder, image_size):
-    """<folder>/{train,test}/<class>/* -> train, test, classes.
+    """<folder>/{train,test}/<class>/* -> train, test, classes, corpus (of texts; None for images).
 
     Images that all have one square size of at most image_size stay as they are (CIFAR at 32 px, whatever the model
-    wants: a batch is resized on the device); all others are resized to image_size. The decoded pixels are kept in
-    <folder>/.rekd-cache.pt, and decoded again when a file has changed.
+    wants: a batch is resized on the device); all others are resized to image_size. Decoded pixels, or counted words, are
+    kept in <folder>/.rekd-cache.pt, and made again when a file has changed.
     """
-    files, classes = {}, None
+    kind, files, classes = kind_of(folder.name, folder.parent), {}, None
     for part in ("train", "test"):
         if not (folder / part).is_dir():
-            raise UserError(f"{folder} has no folder {part!r}: images go into {folder}/{{train,test}}/<class>/")
+            raise UserError(f"{folder} has no folder {part!r}: files go into {folder}/{{train,test}}/<class>/")
     for part in ("train", "test"):
-        names = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not entry.name.startswith(".")
+                       and entry.name != "unsup")  # IMDB's unlabelled reviews
         classes = classes or names
         if len(classes) < 2 or names != classes:
             raise UserError(f"{folder / part} has the class folders {names}, " + (
                 f"but the training set has {classes}: they must be the same" if len(classes) > 1 else "but at least two are needed"))
-        files[part] = [sorted((entry for entry in os.scandir(folder / part / name) if entry.name.lower().endswith(IMAGE_FILES)),
+        files[part] = [sorted((entry for entry in os.scandir(folder / part / name) if entry.name.lower().endswith(FILES[kind])),
                               key=lambda entry: entry.name) for name in classes]
         for name, entries in zip(classes, files[part]):
             if not entries:
-                raise UserError(f"the class folder {folder / part / name} has no {', '.join(IMAGE_FILES)} file")
+                raise UserError(f"the class folder {folder / part / name} has no {', '.join(FILES[kind])} file")
     entries = [entry for part in files.values() for of_class in part for entry in of_class]
-    listing = "\n".join(f"{e.path[len(str(folder)):]} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)
-    key = hashlib.sha256(listing.encode()).hexdigest()
-    pixels = read_cached(folder / ".rekd-cache.pt", key, image_size, entries)
-    y = torch.cat([torch.full((len(of_class),), c) for part in files.values() for c, of_class in enumerate(part)])
-    n = sum(map(len, files["train"]))
-    return Split(pixels[:n], y[:n]), Split(pixels[n:], y[n:]), classes
-
-
-def read_cached(path, key, image_size, entries):
-    """All images as one uint8 tensor (n, 3, S, S), from the cache if it was made from the same files and fits image_size."""
+    listing = [f"{kind} {image_size if kind == 'image' else ''}", *(f"{e.path[len(str(folder)):]} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)]
+    key = hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest()
+    path = folder / ".rekd-cache.pt"
     try:
         cache = torch.load(path, weights_only=True)
-        side = cache["native_side"]
-        if cache["key"] == key and cache["pixels"].shape[2] == (side if side and side <= image_size else image_size):
-            return cache["pixels"]
+        content = cache["content"] if cache["key"] == key else None
     except Exception:  # none yet, or torn
-        pass
+        content = None
+    if content is None:
+        content = read_images(entries, image_size) if kind == "image" else read_texts(entries)
+        try:
+            write_atomically(path, lambda file: torch.save({"key": key, "content": content}, file))
+        except UserError as error:
+            print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
+    corpus = None if kind == "image" else Corpus(content[0].split("\n"), *content[1:])
+    x = content if kind == "image" else torch.arange(len(entries))
+    y = torch.cat([torch.full((len(of_class),), c) for part in files.values() for c, of_class in enumerate(part)])
+    n = sum(map(len, files["train"]))
+    return Split(x[:n], y[:n]), Split(x[n:], y[n:]), classes, corpus
+
+
+def read_images(entries, image_size):
+    """-> (n, 3, S, S) uint8."""
     sizes = set()
     for entry in entries:  # opening reads the header only
         try:
@@ -216,16 +401,29 @@ def read_cached(path, key, image_size, entries):
                 sizes.add(image.size)
         except Exception as error:
             raise UserError(f"{entry.path} cannot be read as an image ({error}): mend or remove it") from None
-    side = max(sizes.pop()) if len(sizes) == 1 and len({*next(iter(sizes))}) == 1 else None  # all of one square size
-    size = side if side and side <= image_size else image_size
+    width, height = next(iter(sizes))
+    size = width if len(sizes) == 1 and width == height <= image_size else image_size
     pixels = torch.empty(len(entries), 3, size, size, dtype=torch.uint8)
     for i, entry in enumerate(tqdm(entries, "decoding images", unit="", disable=not sys.stderr.isatty())):
         pixels[i] = read_image(entry.path, size)
-    try:
-        write_atomically(path, lambda file: torch.save({"key": key, "native_side": side, "pixels": pixels}, file))
-    except UserError as error:
-        print(f"the decoded images are not kept for the next start: {error}", file=sys.stderr)
     return pixels
+
+
+def read_texts(entries):
+    """-> the words, in one string, and the two tensors of a Corpus."""
+    replaced = {}
+
+    def texts():
+        for entry in tqdm(entries, "reading texts", unit="", disable=not sys.stderr.isatty()):
+            text, count = read_text(entry.path)
+            if count:
+                replaced[entry.path] = count
+            yield WordPiece.words(text)
+
+    corpus = Corpus.of(texts())
+    if replaced:
+        print(f"{sum(replaced.values())} undecodable bytes in {len(replaced)} files were replaced (the first: {next(iter(replaced))})", file=sys.stderr)
+    return "\n".join(corpus.words), corpus.flat, corpus.ends  # a word holds no white space; one long string loads fast
 
 
 def write_atomically(path, write):
@@ -260,17 +458,30 @@ def download(url, path, md5):
         part.unlink(missing_ok=True)
 
 
+def fetch_archive(url, md5, archive, inside, folder):
+    """What lies `inside` the archive -> folder, unless it is there: downloaded where missing, verified, unpacked, renamed."""
+    if folder.is_dir():
+        return
+    if not archive.exists():
+        download(url, archive, md5)
+    elif not check_integrity(archive, md5):
+        raise UserError(f"{archive} is incomplete or another file: remove it, or put the one from {url} there")
+    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        extract_archive(archive, scratch)
+        os.replace(Path(scratch) / inside, folder)
+
+
+def fetch_imdb(root):
+    """The Large Movie Review Dataset (Maas et al. 2011) from its home page: a class folder like any other."""
+    fetch_archive("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "7c2ac02c03563afcf9b574c7e56c153a",
+                  root / "aclImdb_v1.tar.gz", "aclImdb", root / "imdb")
+    return read_folder(root / "imdb", None)
+
+
 def fetch_cifar(root, source, label_key, names_key):
     """CIFAR by torchvision's addresses and checksums. The python archive holds fine and coarse labels of CIFAR-100."""
-    folder, archive = root / source.base_folder, root / source.filename
-    if not folder.is_dir():
-        if not check_integrity(archive, source.tgz_md5):
-            if archive.exists():
-                raise UserError(f"{archive} is incomplete or another file: remove it, or put the one from {source.url} there")
-            download(source.url, archive, source.tgz_md5)
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            extract_archive(archive, scratch)
-            os.replace(Path(scratch) / source.base_folder, folder)
+    folder = root / source.base_folder
+    fetch_archive(source.url, source.tgz_md5, root / source.filename, source.base_folder, folder)
     for filename, md5 in [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]:
         if not check_integrity(folder / filename, md5):
             raise UserError(f"{folder / filename} is damaged: remove {folder} and start again")
@@ -281,11 +492,12 @@ def fetch_cifar(root, source, label_key, names_key):
         return Split(pixels, torch.tensor([label for b in batches for label in b[label_key]]))
 
     meta = pickle.loads((folder / source.meta["filename"]).read_bytes(), encoding="latin1")
-    return part(source.train_list), part(source.test_list), list(meta[names_key])
+    return part(source.train_list), part(source.test_list), list(meta[names_key]), None
 
 
 DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, datasets.CIFAR10, "labels", "label_names"),
              "cifar100": lambda root: fetch_cifar(root, datasets.CIFAR100, "fine_labels", "fine_label_names"),
+             "imdb": fetch_imdb,
              "cifar100_coarse": lambda root: fetch_cifar(root, datasets.CIFAR100, "coarse_labels", "coarse_label_names")}
 
 
@@ -341,4 +553,47 @@ def glyphs(n, seed, *, distractors=3, noise=25):
     return Split(image.clamp(0, 255).byte(), digit[:, 0].clone(), truth)
 
 
-BUILT_IN = {"glyphs": lambda: (glyphs(7500, DATA_SEED), glyphs(3000, DATA_SEED + 1), [str(d) for d in range(10)])}
+# ---------------------------------------------------------------- built-in: phrases
+
+ADJECTIVES = ("awful bad boring dull shallow silly".split(), "brilliant clever funny good gripping moving".split())
+SMALL_TALK = [part.split() for part in (
+    "on a rainy monday, with my sister, after work, we met outside, she told us about it, they came late, in the dark, by the river, my brother laughed, "
+    "before dinner, the phone rang, near the station, we walked home, it was full, nobody spoke, i sat down, two hours later, for his birthday").split(", ")]
+OTHER_THINGS = "bus coffee parking popcorn queue seat ticket weather".split()
+OTHER_WAYS = "cold crowded early expensive long quiet red small sticky warm wet".split()
+
+
+def phrases(n, seed, *, negated=0.3, distractors=2):
+    """n reviews of 19 to 30 words -> Split (x: the number of the text), and the texts as lists of words. The label is the opinion of the film:
+
+        they came late the coffee was quite cold the story was hardly gripping by the river ...       negative
+
+    The two last words of that sentence are the truth: "not", "never" or "hardly" turns the adjective round, and another
+    word stands there otherwise. Everything else (sentences of the same form about other things, small talk, order, length)
+    is drawn without a look at the label.
+    """
+    rng, texts, labels, truth = random.Random(seed), [], [], torch.zeros(n, 30, dtype=torch.bool)
+    for i in range(n):
+        label, turned = rng.randrange(2), rng.random() < negated
+        opinion = ["the", rng.choice(["film", "movie", "story", "acting"]), "was",
+                   rng.choice(["not", "never", "hardly"] if turned else ["quite", "really", "truly"]), rng.choice(ADJECTIVES[label ^ turned])]
+        parts = [["the", thing, "was", rng.choice(["quite", "really", "truly"]), rng.choice(OTHER_WAYS)] for thing in rng.sample(OTHER_THINGS, distractors)]
+        parts += rng.sample(SMALL_TALK, 2 + rng.randrange(2))
+        rng.shuffle(parts)
+        place = rng.randrange(len(parts) + 1)
+        texts.append([word for part in [*parts[:place], opinion, *parts[place:]] for word in part])
+        before = sum(map(len, parts[:place]))
+        truth[i, before + 3:before + 5] = True
+        labels.append(label)
+    return Split(torch.arange(n), torch.tensor(labels), truth), texts
+
+
+def load_phrases():
+    train, texts = phrases(7500, DATA_SEED)
+    test, test_texts = phrases(3000, DATA_SEED + 1)
+    test.x += len(texts)
+    return train, test, ["negative", "positive"], Corpus.of(texts + test_texts)
+
+
+BUILT_IN = {"phrases": load_phrases,
+            "glyphs": lambda: (glyphs(7500, DATA_SEED), glyphs(3000, DATA_SEED + 1), [str(d) for d in range(10)], None)}

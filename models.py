@@ -23,7 +23,7 @@ PRESETS = {"vit_nano":   ("vit", 24, 2, 2),      # nano and micro: for the built
            "vit_small":  ("vit", 384, 12, 6),
            "vit_base":   ("vit", 768, 12, 12),
            "bert_nano":  ("bert", 32, 2, 2),
-           "bert_micro": ("bert", 128, 2, 4),
+           "bert_micro": ("bert", 64, 2, 4),
            "bert_tiny":  ("bert", 128, 2, 2),    # the paper's
            "bert_mini":  ("bert", 256, 4, 4),
            "bert_small": ("bert", 512, 4, 8),

@@ -3,8 +3,10 @@
     python train.py                                          the built-in glyphs: a teacher, then its REKD student
     python train.py --compare                                CLS, RE and REKD students in one table
     python train.py --compare --seeds 6                      mean +- std over seeds, and whether REKD - RE is significant
+    python train.py --dataset phrases --compare              the same for text
     python train.py --dataset cifar10 --student vit_tiny     a ViT-Tiny student; its teacher is trained first if there is none
     python train.py --dataset cifar10 --teacher vit_base     teacher mode: no --student, so only the teacher is trained
+    python train.py --explain FILE ... --checkpoint runs/.../best.pt    rationales of your own images or texts
 
 Three kinds of model are compared. CLS: the predictor alone, on the whole input. RE: generator and predictor, trained by
 L_RE. REKD: the same, trained by L_REKD with a frozen RE teacher. A run leaves its options, log, checkpoints and a picture
@@ -12,6 +14,7 @@ in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on after an i
 """
 
 import argparse
+import html
 import json
 import platform
 import re
@@ -27,7 +30,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data import UserError, load_dataset, write_atomically
+from data import UserError, WordPiece, kind_of, load_dataset, read_image, read_input, read_text, write_atomically
 from models import build, load, parse_preset
 from rekd import agreement, cls_losses, re_losses, rekd_losses, selection_stats, sign_flip_test, temperature
 
@@ -36,13 +39,17 @@ DEFAULTS = {
     # (a teacher is trained once and serves every student and seed: it may take its time)
     "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=4, teacher_epochs=6, batch_size=64,
                    lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=1e-2),
-    "images": dict(student="vit_tiny", teacher="vit_base", image_size=32, patch_size=4, epochs=35, batch_size=128,
-                   lr=5e-4, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),  # CIFAR and your own folders
+    "phrases": dict(student="bert_nano", teacher="bert_micro", max_length=32, epochs=5, teacher_epochs=8, batch_size=64,
+                    lr=1e-3, weight_decay=0.0, dropout=0.1, rate=0.15, lambda_select=1e-2),
+    "image": dict(student="vit_tiny", teacher="vit_base", image_size=32, patch_size=4, epochs=35, batch_size=128,
+                  lr=5e-4, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),  # CIFAR and your own folders
+    "text": dict(student="bert_mini", teacher="bert_base", max_length=256, epochs=10, batch_size=32,
+                 lr=5e-4, weight_decay=0.0, dropout=0.1, rate=0.10, lambda_select=1e-4),    # IMDB and your own folders
 }
 
 # What a run of each method depends on, beside role, method, preset and seed: its config, and the names of its folder.
-DATA_OPTIONS = ["dataset", "data_dir", "limit", "image_size", "patch_size"]
-OPTIONS = {"cls": DATA_OPTIONS + ["epochs", "batch_size", "lr", "weight_decay", "dropout"]}
+SHAPE = {"image": ["image_size", "patch_size"], "text": ["max_length"]}
+OPTIONS = {"cls": ["dataset", "data_dir", "limit", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
 OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule"]
 OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
@@ -65,59 +72,70 @@ def parse_args():
 
     count, positive, share = number(int, 1), number(float, 0, above=True), number(float, 0, 1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.error = lambda message: fail(message)
+    parser.error, add = lambda message: fail(message), parser.add_argument
     by_data = "default: by data set, see the table at the top of train.py"
     # what
-    parser.add_argument("--dataset", default="glyphs", help="glyphs, cifar10, cifar100, cifar100_coarse, or a folder of --data-dir (default: glyphs)")
-    parser.add_argument("--data-dir", default="data", help="where data sets are or are downloaded to (default: data)")
-    parser.add_argument("--limit", type=count, help="train on a stratified sample of so many examples (default: all)")
-    parser.add_argument("--student", help=f"preset, or vit:DIM:DEPTH:HEADS ({by_data})")
-    parser.add_argument("--teacher", help=f"preset of the teacher; without --student, only the teacher is trained ({by_data})")
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="best.pt of a finished RE run (default: a matching run in --out, else one is trained)")
-    parser.add_argument("--method", choices=["cls", "re", "rekd"], help="what to train (default: rekd; in teacher mode re)")
-    parser.add_argument("--compare", action="store_true", help="train CLS, RE and REKD students and compare them")
-    parser.add_argument("--seed", type=number(int, 0), default=2026, help="of initialisation, order and noise (default: 2026, the paper's first)")
-    parser.add_argument("--seeds", type=number(int, 1, 20), default=1, help="repeat with so many seeds, --seed, --seed + 1, ... (default: 1; the paper: 10)")
+    add("--dataset", default="glyphs", help="glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder of --data-dir (default: glyphs)")
+    add("--data-dir", default="data", help="where data sets are or are downloaded to (default: data)")
+    add("--limit", type=count, help="train on a stratified sample of so many examples (default: all)")
+    add("--student", help=f"preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS ({by_data})")
+    add("--teacher", help=f"preset of the teacher; without --student, only the teacher is trained ({by_data})")
+    add("--teacher-checkpoint", metavar="FILE", help="best.pt of a finished RE run (default: a matching run in --out, else one is trained)")
+    add("--method", choices=["cls", "re", "rekd"], help="what to train (default: rekd; in teacher mode re)")
+    add("--compare", action="store_true", help="train CLS, RE and REKD students and compare them")
+    add("--seed", type=number(int, 0), default=2026, help="of initialisation, order and noise (default: 2026, the paper's first)")
+    add("--seeds", type=number(int, 1, 20), default=1, help="repeat with so many seeds, --seed, --seed + 1, ... (default: 1; the paper: 10)")
     # shape
-    parser.add_argument("--image-size", type=count, help=f"pixels a side that the model sees ({by_data}; the paper: 224)")
-    parser.add_argument("--patch-size", type=count, help=f"pixels a side of a patch, the unit of a rationale ({by_data}; the paper: 16)")
+    add("--image-size", type=count, help=f"pixels a side that the model sees ({by_data}; the paper: 224)")
+    add("--patch-size", type=count, help=f"pixels a side of a patch, the unit of a rationale ({by_data}; the paper: 16)")
+    add("--max-length", type=number(int, 3), help=f"tokens of a text, the rest is cut ({by_data}; the paper: 256)")
     # method
-    parser.add_argument("--rate", type=number(float, 0, 1, above=True), help=f"share of the features to select ({by_data}; the paper: 0.15 for CIFAR)")
-    parser.add_argument("--alpha", type=share, default=0.5, help="weight of L_RE against L_KD (default: 0.5, the paper's)")
-    parser.add_argument("--lambda-select", type=number(float, 0), help=f"weight of L_select, a squared count ({by_data}; the paper: 5e-3 to 5e-2)")
-    parser.add_argument("--lambda-rationale", type=number(float, 0), default=0.5, help="weight of L_KD_R in L_KD (default: 0.5, the paper's)")
-    parser.add_argument("--tau-start", type=positive, default=5.0, help="temperature at the first step (default: 5, the paper's)")
-    parser.add_argument("--tau-end", type=positive, default=0.1, help="temperature at the last step (default: 0.1, the paper's)")
-    parser.add_argument("--schedule", choices=["cosine", "exponential", "linear", "constant"], default="cosine", help="of the temperature (default: cosine; the paper: exponential)")
-    parser.add_argument("--distil", choices=["both", "rationale", "prediction"], default="both", help="which of the two KDs (default: both, the paper's)")
-    parser.add_argument("--teacher-reads", choices=["teacher", "student"], default="student", help="whose rationale the teacher's predictor reads (default: student, as the paper's release)")
-    parser.add_argument("--kd-noise", choices=["shared", "independent", "none"], default="shared", help="Gumbel noise of the teacher in L_KD_R (default: shared; the release: independent)")
+    add("--rate", type=number(float, 0, 1, above=True), help=f"share of the features to select ({by_data}; the paper: 0.15 for CIFAR, 0.10 for IMDB)")
+    add("--alpha", type=share, default=0.5, help="weight of L_RE against L_KD (default: 0.5, the paper's)")
+    add("--lambda-select", type=number(float, 0), help=f"weight of L_select, a squared count ({by_data}; the paper: 5e-3 to 5e-2 for ViT, 5e-5 to 2e-4 for BERT)")
+    add("--lambda-rationale", type=number(float, 0), default=0.5, help="weight of L_KD_R in L_KD (default: 0.5, the paper's)")
+    add("--tau-start", type=positive, default=5.0, help="temperature at the first step (default: 5, the paper's)")
+    add("--tau-end", type=positive, default=0.1, help="temperature at the last step (default: 0.1, the paper's)")
+    add("--schedule", choices=["cosine", "exponential", "linear", "constant"], default="cosine", help="of the temperature (default: cosine; the paper: exponential)")
+    add("--distil", choices=["both", "rationale", "prediction"], default="both", help="which of the two KDs (default: both, the paper's)")
+    add("--teacher-reads", choices=["teacher", "student"], default="student", help="whose rationale the teacher's predictor reads (default: student, as the paper's release)")
+    add("--kd-noise", choices=["shared", "independent", "none"], default="shared", help="Gumbel noise of the teacher in L_KD_R (default: shared; the release: independent)")
     # optimisation
-    parser.add_argument("--epochs", type=count, help=f"passes over the training set ({by_data}; the paper: 35)")
-    parser.add_argument("--batch-size", type=count, help=f"examples a step ({by_data}; the paper: 32)")
-    parser.add_argument("--lr", type=positive, help=f"constant learning rate of AdamW ({by_data}; the paper: 1e-5, from pretrained weights)")
-    parser.add_argument("--weight-decay", type=number(float, 0), help=f"of AdamW ({by_data}; the paper: 1e-3)")
-    parser.add_argument("--dropout", type=number(float, 0, 0.99), help=f"in the heads ({by_data}; the paper: 0.1)")
+    add("--epochs", type=count, help=f"passes over the training set ({by_data}; the paper: 35)")
+    add("--batch-size", type=count, help=f"examples a step ({by_data}; the paper: 32)")
+    add("--lr", type=positive, help=f"learning rate of AdamW, decays linearly to 0 ({by_data}; the paper: constant 1e-5, from pretrained weights)")
+    add("--weight-decay", type=number(float, 0), help=f"of AdamW ({by_data}; the paper: 1e-3 for ViT, 0 for BERT)")
+    add("--dropout", type=number(float, 0, 0.99), help=f"in the heads ({by_data}; the paper: 0.1 for ViT, 0.5 for BERT)")
     # machine
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto: cuda where there is one)")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command; finished runs are not repeated")
-    parser.add_argument("--out", default="runs", help="where runs are written (default: runs)")
+    add("--device", default="auto", help="auto, cpu, cuda, ... (default: auto: cuda where there is one)")
+    add("--resume", action="store_true", help="go on with an interrupted run of the same command; finished runs are not repeated")
+    add("--out", default="runs", help="where runs are written (default: runs)")
+    # a finished model on your own files
+    add("--explain", nargs="+", metavar="FILE", help="print and picture the rationales of image or text files, by the model of --checkpoint")
+    add("--checkpoint", metavar="FILE", help="best.pt of a finished run, for --explain")
     args = parser.parse_args()
 
+    if bool(args.explain) != bool(args.checkpoint):
+        fail("--explain FILE ... and --checkpoint best.pt go together: give both")
     args.teacher_mode = bool(args.teacher and not args.student and not args.compare)
     if args.teacher_mode and args.method == "rekd":
         fail("--method rekd trains a student: name one with --student (a teacher is trained with re)")
     if args.compare and args.method:
         fail("--compare trains all three methods: leave --method out")
+    args.kind = kind_of(args.dataset, args.data_dir)
+    for kind, keys in SHAPE.items():
+        for key in keys:
+            if kind != args.kind and getattr(args, key) is not None:
+                fail(f"--{key.replace('_', '-')} is for {kind}s, and {args.dataset} holds {args.kind}s: leave it out")
     args.teacher_epochs = args.epochs
-    for key, value in {"teacher_epochs": defaults_of(args.dataset)["epochs"], **defaults_of(args.dataset)}.items():
+    for key, value in {"teacher_epochs": defaults_of(args)["epochs"], **defaults_of(args)}.items():
         if getattr(args, key) is None:
             setattr(args, key, value)
     return args
 
 
-def defaults_of(dataset):
-    return DEFAULTS.get(dataset, DEFAULTS["images"])
+def defaults_of(args):
+    return DEFAULTS.get(args.dataset, DEFAULTS[args.kind])
 
 
 def fail(message):
@@ -137,18 +155,18 @@ def user_errors():
 # ---------------------------------------------------------------- one run: its name, its training, its end
 
 def make_config(args, role, method, preset, seed):
-    config = {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in OPTIONS[method]}}
+    config = {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in SHAPE[args.kind] + OPTIONS[method]}}
     return {**config, "epochs": args.teacher_epochs} if role == "teacher" else config
 
 
 def run_folder(args, config):
     """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
     defaults = {"alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
-                "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **defaults_of(args.dataset)}
+                "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **defaults_of(args)}
     if config["role"] == "teacher":
         defaults["epochs"] = defaults.get("teacher_epochs", defaults["epochs"])
     name = "{role}-{method}-{preset}-seed{seed}".format(**config)
-    for key in OPTIONS[config["method"]]:
+    for key in SHAPE[args.kind] + OPTIONS[config["method"]]:
         if config[key] != defaults.get(key):
             name += "-" + key.replace("_", "") + re.sub(r"[^\w.+]+", "_", str(config[key]))[-60:]
     return Path(args.out) / args.dataset / name.replace(":", "_")
@@ -158,7 +176,10 @@ def claim(folder, config):
     """Make the run's folder and write its config, unless it belongs to a run with other options."""
     path = folder / "config.json"
     if path.exists():
-        other = json.loads(path.read_text())
+        try:
+            other = json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"{path} is damaged: remove the folder of this run") from None
         differs = [f"{key} {other.get(key)} -> {config.get(key)}" for key in sorted({*other, *config}) if other.get(key) != config.get(key)]
         if differs:
             raise UserError(f"{folder} holds a run with other options ({', '.join(differs)}): choose another --out, or remove it")
@@ -179,13 +200,13 @@ def evaluate(model, data, split, batch_size=500):
     """Noise-free accuracy, selection rate and, where the truth is known, agreement with it; the mode is left as it was."""
     was_training, correct, masks, selectable = model.training, [], [], []
     model.eval()
-    for start in range(0, len(split), batch_size):
-        x, y = data.batch(split, slice(start, start + batch_size))
+    for x, y in data.batches(split, batch_size):
         with autocast(x.device):
             out = model(x)
         correct.append(out.logits.argmax(1) == y)
-        masks.append(out.mask)
-        selectable.append(model.selectable(x))
+        padding = (0, data.input.get("max_length", out.mask.shape[1]) - out.mask.shape[1])  # batches of texts differ in length
+        masks.append(F.pad(out.mask, padding))
+        selectable.append(F.pad(model.selectable(x), padding))
     model.train(was_training)
     mask, selectable = torch.cat(masks), torch.cat(selectable)
     truth = {} if split.truth is None else agreement(mask, split.truth, selectable)
@@ -202,14 +223,16 @@ def train(config, data, teacher, args, device):
     (folder / "result.json").unlink(missing_ok=True)
 
     torch.manual_seed(config["seed"])
-    shape = {"preset": config["preset"], "method": config["method"], "num_classes": len(data.classes), "dropout": config["dropout"],
-             "image_size": config["image_size"], "patch_size": config["patch_size"]}
+    shape = {"preset": config["preset"], "method": config["method"], "num_classes": len(data.classes), "dropout": config["dropout"], **input_shape(args, data)}
     with user_errors():
         model = build(**shape).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True)
     first_epoch, best, log = 0, None, []
     if args.resume and (folder / "last.pt").exists():
-        last = torch.load(folder / "last.pt", map_location=device, weights_only=True)
+        try:
+            last = torch.load(folder / "last.pt", map_location=device, weights_only=True)
+        except Exception:  # a damaged file fails in a dozen ways
+            raise UserError(f"{folder / 'last.pt'} is damaged: remove it to start this run again") from None
         model.load_state_dict(last["weights"])
         optimizer.load_state_dict(last["optimizer"])
         first_epoch, best = last["epoch"], tuple(last["best"])
@@ -229,12 +252,11 @@ def train(config, data, teacher, args, device):
     for epoch in range(first_epoch, config["epochs"]):
         # All that is random in an epoch hangs on (seed, epoch) alone, so that a resumed run needs no random state.
         torch.manual_seed((config["seed"] + 1 << 20) + epoch)
-        start, order = time.time(), torch.randperm(len(data.train), device=device)
+        start, order = time.time(), torch.randperm(len(data.train))[:steps * batch_size]
         history = torch.zeros(steps, len(LOSSES), device=device)  # on the device: no synchronisation inside an epoch
-        for step in range(steps):
+        for step, (x, y) in enumerate(data.batches(data.train, batch_size, order, training=True)):
             tau = temperature(epoch * steps + step, total_steps, start=config.get("tau_start", 1.0), end=config.get("tau_end", 1.0),
                               shape=config.get("schedule", "constant"))
-            x, y = data.batch(data.train, order[step * batch_size:(step + 1) * batch_size], training=True)
             with autocast(device):
                 if config["method"] == "cls":
                     losses = cls_losses(model, x, y)
@@ -242,6 +264,7 @@ def train(config, data, teacher, args, device):
                     losses = re_losses(model, x, y, tau=tau, rate=config["rate"], lambda_select=config["lambda_select"])
                 else:
                     losses = rekd_losses(model, teacher, x, y, tau=tau, **{key: config[key] for key in REKD_LOSS_OPTIONS})
+            optimizer.param_groups[0]["lr"] = lr = config["lr"] * (1 - (epoch * steps + step) / total_steps)  # decays to 0, as tau does
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             optimizer.step()
@@ -257,7 +280,7 @@ def train(config, data, teacher, args, device):
         seconds = time.time() - start
         means = dict(zip(LOSSES, history.mean(0).tolist()))
         dev = evaluate(model, data, data.dev)
-        line = {"epoch": epoch + 1, "tau": tau, "lr": config["lr"], **{name: means[name] for name in means if name in losses}, **dev,
+        line = {"epoch": epoch + 1, "tau": tau, "lr": lr, **{name: means[name] for name in means if name in losses}, **dev,
                 "seconds": round(time.time() - start, 3), "examples_per_s": round(steps * batch_size / seconds, 1)}
         log.append(json.dumps(line))
 
@@ -283,9 +306,16 @@ def train(config, data, teacher, args, device):
               "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1),
               "command": shlex.join(["python", *sys.argv]), "versions": {"python": platform.python_version(), "torch": torch.__version__},
               "hardware": hardware(device)}
-    draw(folder / "rationales.png", data, {config["method"].upper(): model})
+    picture(folder / "rationales", args.kind, data.name, data.classes, test_examples(data), {config["method"].upper(): (model, result["test"], config["preset"])})
     write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
     return result
+
+
+def input_shape(args, data):
+    """What a network must know of its input: see models.build."""
+    if args.kind == "text":
+        return {"vocab_size": len(data.input["vocabulary"]), "max_len": args.max_length}
+    return {"image_size": args.image_size, "patch_size": args.patch_size}
 
 
 def hardware(device):
@@ -303,7 +333,7 @@ def find_teacher(args, config, data):
     runs = sorted((path.parent for path in folder.parent.glob("teacher-re-*/result.json")), key=lambda run: (run != folder, -run.stat().st_mtime))
     for run in runs:
         other = json.loads((run / "config.json").read_text())
-        if all(other.get(key) == config[key] for key in ("preset", "image_size", "patch_size", "rate")):
+        if all(other.get(key) == config[key] for key in ["preset", "rate", *SHAPE[args.kind]]):
             with user_errors():
                 if load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
                     return run / "best.pt"
@@ -318,9 +348,11 @@ def load_teacher(path, args, data, device):
         raise ValueError(f"{path} is a CLS model and has no rationales to teach: give an RE run")
     if info["classes"] != data.classes:
         raise ValueError(f"{path} was trained on other classes ({', '.join(info['classes'][:10])}) than {args.dataset} has ({', '.join(data.classes[:10])})")
-    if (shape["image_size"], shape["patch_size"]) != (args.image_size, args.patch_size):
-        raise ValueError(f"{path} reads {shape['image_size']} px in patches of {shape['patch_size']}, the student {args.image_size} px in patches of "
-                         f"{args.patch_size}: teacher and student need the same grid of features")
+    if info["input"].get("vocabulary") != data.input.get("vocabulary"):
+        raise ValueError(f"{path} was trained with another vocabulary: a teacher reads the tokens of its student")
+    wants = input_shape(args, data)
+    if any(shape.get(key) != wants[key] for key in wants):
+        raise ValueError(f"{path} reads {({key: shape.get(key) for key in wants})}, the student {wants}: teacher and student need the same grid of features")
     return teacher.requires_grad_(False), info
 
 
@@ -359,37 +391,128 @@ def report(results, args, teacher):
     return "\n".join(lines)
 
 
+# ---------------------------------------------------------------- pictures of rationales: a PNG of images, an HTML page of texts
+
+def test_examples(data, n=8):
+    """Evenly spread over the test set -> list of dicts: x, what it looks like (pixels or pieces), label, truth or None."""
+    split, found = data.test, []
+    for i in torch.linspace(0, len(split) - 1, min(n, len(split))).long():
+        x, y = next(data.batches(split, 1, i[None]))
+        shown = split.x[i].cpu() if data.corpus is None else pieces(WordPiece(data.input["vocabulary"]), data.corpus[split.docs[i]])
+        truth = None if split.truth is None else split.truth[i].cpu()
+        found.append({"x": x, "shown": shown, "label": data.classes[y], "truth": truth, "name": f"test example {int(i)}"})
+    return found
+
+
+def pieces(tokenizer, words):
+    """The text of every token after [CLS]: a word, or its pieces ("##" goes on with the word)."""
+    return [text for word in words for ids in [tokenizer.pieces(word)]
+            for text in ([word] if len(ids) == 1 else [tokenizer.vocabulary[i] for i in ids])]
+
+
 @torch.no_grad()
-def draw(path, data, models, examples=8, side=128):
-    """rationales.png. A row is a test example; its columns are the input, the true rationale where known, and for each
-    model of {name: Rationalist} what it kept (the rest is darkened), with its prediction below. One model: its mask too."""
-    split = data.test
-    index = torch.linspace(0, len(split) - 1, min(examples, len(split)), device=split.y.device).long()
-    x, y = data.batch(split, index)
-    zoom = lambda image: F.interpolate(image.float().cpu(), size=(side, side))                # nearest: pixels stay pixels
-    grid = lambda mask: zoom(mask.reshape(len(index), 1, int(mask.shape[1] ** 0.5), -1))      # (B, N) -> (B, 1, side, side)
-    pixels = zoom(split.x[index])
-    columns = [("input", pixels, [data.classes[c] for c in y])]
-    if split.truth is not None:
-        columns.append(("truth", pixels * (0.2 + 0.8 * grid(split.truth[index])), None))
-    for name, model in models.items():
-        out = model.eval()(x)
-        confidence, label = out.logits.float().softmax(-1).max(-1)
-        if len(models) == 1:
-            columns.append(("mask", 255 * grid(out.mask).expand(-1, 3, -1, -1), None))
-        columns.append((name, pixels * (0.2 + 0.8 * grid(out.mask)), [
-            f"{'ok' if c == t else 'WRONG'}: {data.classes[c]}, {p:.0%}" for c, t, p in zip(label.tolist(), y.tolist(), confidence.tolist())]))
-    canvas = Image.new("RGB", ((side + 8) * len(columns) + 8, (side + 26) * len(index) + 24), "white")
+def picture(path, kind, title, classes, examples, models):
+    """models: {name: (Rationalist, its metrics, its preset)} -> the file written: path.png of images, path.html of texts."""
+    for name, (model, _, _) in models.items():
+        for example in examples:
+            out = model.eval()(example["x"])
+            confidence, label = out.logits[0].float().softmax(-1).max(-1)
+            example[name] = (out.mask[0].cpu(), classes[label], f"{classes[label]}, {confidence:.0%}")
+    captions = [f"{name}: {preset}, accuracy {metrics['accuracy']:.3f}, selection rate {metrics['rate_mean']:.3f}"
+                for name, (_, metrics, preset) in models.items()]
+    if kind == "text":
+        path = Path(f"{path}.html")
+        write_text(path, html_page(title, captions, examples, list(models)))
+    else:
+        path, canvas = Path(f"{path}.png"), draw(title, captions, examples, list(models))
+        write_atomically(path, lambda file: canvas.save(file, format="PNG"))
+    return path
+
+
+def draw(title, captions, examples, names, side=128):
+    """A row is an example; its columns are the input, the true rationale where known, and for each model what it kept (the
+    rest is darkened), with its prediction below. One model: its mask too."""
+    zoom = lambda image: F.interpolate(image.float()[None], size=(side, side))[0]            # nearest: pixels stay pixels
+    grid = lambda mask: zoom(mask.reshape(1, int(len(mask) ** 0.5), -1))                     # (N,) -> (1, side, side)
+    with_truth, with_mask = examples[0]["truth"] is not None, len(names) == 1
+    heads = ["input", *["truth"] * with_truth, *["mask"] * with_mask, *names]
+    top = 8 + 18 * (len(captions) + 2)
+    canvas = Image.new("RGB", (max((side + 8) * len(heads) + 8, 500), top + (side + 26) * len(examples)), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for i, (title, images, captions) in enumerate(columns):
-        left = 8 + i * (side + 8)
-        pen.text((left, 4), title, "black", font)
-        for j, image in enumerate(images):
-            top = 22 + j * (side + 26)
-            canvas.paste(Image.fromarray(image.permute(1, 2, 0).byte().numpy()), (left, top))  # (3, side, side) -> (side, side, 3)
-            if captions:
-                pen.text((left, top + side + 3), captions[j], "red" if captions[j].startswith("WRONG") else "black", font)
-    write_atomically(path, lambda file: canvas.save(file, format="PNG"))
+    for i, line in enumerate([title, *captions]):
+        pen.text((8, 4 + 18 * i), line, "black", font)
+    for j, example in enumerate(examples):
+        pixels, mask = zoom(example["shown"]), example[names[0]][0]
+        row = [(pixels, example["label"] or example["name"])]
+        row += [(pixels * (0.2 + 0.8 * grid(example["truth"])), "")] * with_truth + [(255 * grid(mask).expand(3, -1, -1), "")] * with_mask
+        for name in names:
+            mask, label, says = example[name]
+            verdict = "" if example["label"] is None else "ok: " if label == example["label"] else "WRONG: "
+            row.append((pixels * (0.2 + 0.8 * grid(mask)), verdict + says))
+        for i, (image, caption) in enumerate(row):
+            left, up = 8 + i * (side + 8), top + j * (side + 26)
+            pen.text((left, top - 18), heads[i], "black", font)
+            canvas.paste(Image.fromarray(image.permute(1, 2, 0).byte().numpy()), (left, up))  # (3, side, side) -> (side, side, 3)
+            pen.text((left, up + side + 3), caption, "red" if caption.startswith("WRONG") else "black", font)
+    return canvas
+
+
+STYLE = """body{font:16px/1.6 Georgia,serif;max-width:46em;margin:2em auto;padding:0 1em;color:#111}
+article{border-left:6px solid #bbb;padding:.1em 1em;margin:1.5em 0;break-inside:avoid} .wrong{border-left:6px double #b00}
+h2{font:bold 15px sans-serif;margin:.6em 0 .2em} .wrong h2{background:#111;color:#fff;padding:.1em .5em} p{color:#555;margin:.3em 0}
+mark{background:#ffe08a;color:#000;font-weight:bold;border:1.5px solid #000;border-radius:3px;padding:0 .15em}
+u{text-decoration:underline 2px;text-underline-offset:3px} *{print-color-adjust:exact;-webkit-print-color-adjust:exact}"""
+
+
+def html_page(title, captions, examples, names):
+    """Selected words are boxed, bold and yellow, true ones underlined: no meaning hangs on a colour. All text is escaped."""
+    rows = []
+    for example in examples:
+        for name in names:
+            mask, label, says = example[name]
+            verdict = "" if example["label"] is None else "&#10003; right" if label == example["label"] else "&#10007; WRONG"
+            given = "" if example["label"] is None else f" &middot; label {html.escape(example['label'])}"
+            words = ""
+            for i, word in enumerate(example["shown"][:len(mask) - 2], 1):  # position 0 is [CLS], the last [SEP]
+                text = html.escape(word.removeprefix("##"))
+                text = f"<u>{text}</u>" if example["truth"] is not None and example["truth"][i] else text
+                words += " " * (not word.startswith("##")) + (f"<mark>{text}</mark>" if mask[i] else text)
+            rows.append(f'<article class="{"wrong" if "WRONG" in verdict else "right"}"><h2>{verdict} {html.escape(name)} says {html.escape(says)}'
+                        f"{given} &middot; {html.escape(example['name'])}</h2><p>{words}</p></article>")
+    head = "".join(f"<p>{html.escape(line)}</p>" for line in captions)
+    key = "<p>Key: <mark>selected word</mark>" + (", <u>true rationale</u>" if examples[0]["truth"] is not None else "") + "</p>"
+    return (f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n<title>{html.escape(title)}</title>'
+            f"<style>\n{STYLE}</style>\n<h1>{html.escape(title)}</h1>{head}{key}\n" + "\n".join(rows) + "\n</html>\n")
+
+
+def explain(args, device):
+    """--explain: the rationales of the user's own files, printed and pictured."""
+    with user_errors():
+        model, info = load(args.checkpoint, device)
+    kind, examples = info["input"]["kind"], []
+    for path in args.explain:
+        x = read_input(path, info["input"]).to(device)
+        if kind == "text":
+            tokenizer = WordPiece(info["input"]["vocabulary"])
+            text, replaced = read_text(path)
+            shown, cut = pieces(tokenizer, tokenizer.words(text)), ""
+            if len(shown) > x.shape[1] - 2:
+                cut = f" (cut: the model reads the first {x.shape[1] - 2} of its {len(shown)} tokens)"
+        else:
+            shown, cut = read_image(path, info["input"]["image_size"]), ""
+        examples.append({"x": x, "shown": shown, "label": None, "truth": None, "name": f"{path}{cut}"})
+    title = f"{info['config']['dataset']}: {args.checkpoint}"
+    name = info["config"]["method"].upper()
+    written = picture(Path(args.out) / "explained", kind, title, info["classes"], examples, {name: (model, info["metric"], info["config"]["preset"])})
+    for example in examples:
+        mask, _, says = example[name]
+        print(f"{example['name']}: {says}")
+        if kind == "text":
+            words = [f"[{word}]" if keep else word for word, keep in zip(example["shown"], mask[1:-1].bool())]
+            print("  " + " ".join(words).replace("] [", " "))
+        else:
+            print("\n".join("  " + "".join("# " if keep else ". " for keep in row) for row in mask.view(int(len(mask) ** 0.5), -1)))
+    print(f"picture: {written}")
 
 
 # ---------------------------------------------------------------- top to bottom
@@ -402,14 +525,20 @@ def main():
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise UserError(f"no device {args.device!r} here: use --device auto or cpu") from None
+    if args.explain:
+        return explain(args, device)
     print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' else 'float32'})")
     presets = [args.teacher] if args.teacher_mode else [args.student, args.teacher]
     with user_errors():
         for preset in presets:  # before the data: a typo should not cost a download
-            build(preset=preset, method="cls", num_classes=2, image_size=args.image_size, patch_size=args.patch_size)
-    data = load_dataset(args.dataset, args.data_dir, limit=args.limit, image_size=args.image_size, patch_size=args.patch_size, device=device)
-    print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, "
-          f"{args.image_size} px in patches of {args.patch_size}: {(args.image_size // args.patch_size) ** 2} features")
+            if {"vit": "image", "bert": "text"}[parse_preset(preset)[0]] != args.kind:
+                raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {'bert' if args.kind == 'text' else 'vit'} preset")
+            shape = {key: getattr(args, key) for key in SHAPE["image"]} if args.kind == "image" else {"vocab_size": 1, "max_len": 1}
+            build(preset=preset, method="cls", num_classes=2, **shape)
+    data = load_dataset(args.dataset, args.data_dir, limit=args.limit, device=device, **{key: getattr(args, key) for key in SHAPE[args.kind]})
+    features = f"up to {args.max_length} tokens of {len(data.input['vocabulary'])} words" if args.kind == "text" else \
+        f"{args.image_size} px in patches of {args.patch_size}: {(args.image_size // args.patch_size) ** 2} features"
+    print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, {features}")
 
     methods = ["cls", "re", "rekd"] if args.compare else [args.method or ("re" if args.teacher_mode else "rekd")]
     role, preset = ("teacher", args.teacher) if args.teacher_mode else ("student", args.student)
@@ -438,11 +567,13 @@ def main():
         folder = run_folder(args, runs[2])  # the first seed's REKD run
         name = str(folder).replace("student-rekd", "compare") + f"-{args.seeds}seeds"
         write_text(Path(name + ".txt"), table + "\n")
-        models = {f"{c['method'].upper()} kept": load(run_folder(args, c) / "best.pt", device)[0] for c in runs[:3]}
-        draw(Path(name + ".png"), data, {"teacher kept": teacher, **models})
-        print(f"\ntable and picture: {name}.txt, {name}.png")
+        models = {"teacher": (teacher, teacher_info["metric"], args.teacher)}
+        for c in runs[:3]:
+            models[c["method"].upper()] = (load(run_folder(args, c) / "best.pt", device)[0], results[c["method"]][0]["test"], c["preset"])
+        pictured = picture(name, args.kind, data.name, data.classes, test_examples(data), models)
+        print(f"\ntable and picture: {name}.txt, {pictured}")
     else:
-        print(f"picture: {run_folder(args, runs[0]) / 'rationales.png'}\nmodel: {run_folder(args, runs[0]) / 'best.pt'}")
+        print(f"picture: {run_folder(args, runs[0]) / ('rationales.html' if args.kind == 'text' else 'rationales.png')}\nmodel: {run_folder(args, runs[0]) / 'best.pt'}")
 
 
 def cli():

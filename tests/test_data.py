@@ -131,7 +131,7 @@ def test_a_folder_of_one_square_size_stays_at_it_and_other_sizes_are_resized(tmp
     make_folder(tmp_path / "a")
     dataset = load_dataset("pets", tmp_path / "a", image_size=64, patch_size=16)
     assert dataset.classes == ["cat", "dog"] and dataset.train.x.shape == (16, 3, 32, 32) and len(dataset.dev) == 4 and len(dataset.test) == 20
-    assert dataset.batch(dataset.train, slice(0, 3))[0].shape == (3, 3, 64, 64)                # resized batch by batch
+    assert next(dataset.batches(dataset.train, 3))[0].shape == (3, 3, 64, 64)                # resized batch by batch
     assert load_dataset("pets", tmp_path / "a", image_size=16, patch_size=4).train.x.shape[2:] == (16, 16)
     make_folder(tmp_path / "b", size=lambda i: (20 + i, 50))
     assert load_dataset("pets", tmp_path / "b", image_size=48, patch_size=16).train.x.shape[2:] == (48, 48)
@@ -172,7 +172,7 @@ def test_mistakes_in_a_folder_are_named(tmp_path):
     (tmp_path / "notest" / "pets" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match="no folder 'test'"):
         load_dataset("pets", tmp_path / "notest")
-    with pytest.raises(UserError, match="no data set 'pest': there are glyphs, cifar10, .* pets"):
+    with pytest.raises(UserError, match="no data set 'pest': there are .*glyphs, cifar10, .* pets"):
         load_dataset("pest", tmp_path / "corrupt")
 
 
