@@ -5,6 +5,7 @@ token types, layer norm over the embeddings; both: [CLS], learned positions, GEL
 what the generator did not select is hidden from the predictor (`masking`):
 
     zero    (the paper) the *content* embeddings of unselected features are multiplied by 0, their positions stay
+    drop    unselected features take no part in attention, and evaluation runs the selected ones alone ("packed"): cheaper, same logits
 
 Use a finished model:    model, info = load("runs/.../best.pt");  model(pixels).mask
 Needs rekd.py beside it, nothing else of this repository.
@@ -42,11 +43,38 @@ def parse_preset(name):
 
 # ---------------------------------------------------------------- the transformer encoder
 
+def masked_attention(q, k, v, mask=None):
+    """Attention in which position j counts M_j times: w_ij = M_j exp(s_ij - max over visible j) / their sum, s = q k / sqrt(d).
+
+    q, k, v (B, heads, T, d), mask (B, 1, 1, T) or None -> (B, heads, T, d); M_j > 0 is visible, for each example at least one is.
+    Nothing of a hidden position enters the result, bit for bit, but the gradient of its M_j is that of attending to its real value.
+    """
+    if mask is None or mask.dtype == torch.bool:
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    if not mask.requires_grad:
+        return F.scaled_dot_product_attention(q, k, v, mask.log().to(q.dtype))   # M exp(s) = exp(s + log M): faster, but 0 / 0 backward
+    scores = q / q.shape[-1] ** 0.5 @ k.transpose(-2, -1)                        # (B, heads, T, T)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))         # autocast makes them bfloat16: too coarse for exp
+    top = scores.detach().masked_fill(mask == 0, -torch.inf).amax(-1, keepdim=True)
+    # Only a hidden position can exceed the top. The clamp bounds its gradient, and keeps 0 * exp at 0: 0 * inf would be NaN.
+    weights = mask * (scores - top).clamp(max=10).exp()
+    return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
+
+
+def pack(mask):
+    """mask (B, N) -> (B, L) indices: each example's selected features, in order; L is the most that one selects, others fill up.
+
+    L is a number that shapes depend on, so the host waits for the device here: once a batch.
+    """
+    keep = (mask > 0).int()
+    return keep.argsort(dim=1, descending=True, stable=True)[:, :int(keep.sum(1).max())]
+
+
 class Block(nn.Module):
     """One encoder layer, (B, T, dim) -> (B, T, dim): attention, then MLP, each added to what it read.
 
     ViT normalises before (x + f(norm(x)), "pre-norm"), BERT after (norm(x + f(x)), "post-norm").
-    visible (B, 1, 1, T) bool or None: False for a position that nobody attends to.
+    visible (B, 1, 1, T) or None: False or 0 for a position that nobody attends to; a float M with a gradient gets one.
     """
 
     def __init__(self, *, dim, heads, mlp_dim, pre_norm, eps=1e-12):
@@ -61,7 +89,7 @@ class Block(nn.Module):
     def attention(self, x, visible):
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-        y = F.scaled_dot_product_attention(q, k, v, visible)                                      # (B, heads, T, D / heads)
+        y = masked_attention(q, k, v, visible)                                                    # (B, heads, T, D / heads)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
 
     def mlp(self, x):
@@ -79,15 +107,16 @@ class ViT(nn.Module):
     """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim), the normalised last hidden states.
 
     Position 0 is [CLS], which is always visible; N = (image_size / patch_size)^2 patches follow, row by row.
+    packed (`drop` only): the selected patches alone are embedded and run -> (B, 1 + L, dim), see `pack`.
     """
 
     def __init__(self, *, dim, depth, heads, image_size, patch_size, masking="zero", mlp_dim=None, eps=1e-12):
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"image size {image_size} is not divisible by patch size {patch_size}")
-        if masking != "zero":
-            raise ValueError(f"no masking {masking!r}: choose zero")
-        self.dim, self.patch_size, self.num_features = dim, patch_size, (image_size // patch_size) ** 2
+        if masking not in ("zero", "drop"):
+            raise ValueError(f"no masking {masking!r}: choose zero or drop")
+        self.dim, self.masking, self.patch_size, self.num_features = dim, masking, patch_size, (image_size // patch_size) ** 2
         self.patch_embedding = nn.Linear(3 * patch_size**2, dim)  # a convolution whose stride is its size, as a matrix
         self.cls = nn.Parameter(torch.empty(1, 1, dim))
         self.positions = nn.Parameter(torch.empty(1, 1 + self.num_features, dim))
@@ -104,30 +133,37 @@ class ViT(nn.Module):
         """(B, 1 + N, dim) -> (B, N, dim): the hidden states of what can be selected."""
         return hidden[:, 1:]
 
-    def forward(self, pixels, mask=None):
-        B, P = len(pixels), self.patch_size
+    def forward(self, pixels, mask=None, packed=False):
+        B, P, positions, visible = len(pixels), self.patch_size, self.positions, None
         x = pixels.unfold(2, P, P).unfold(3, P, P)               # (B, 3, rows, columns, P, P)
         x = x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, N, 3 P P)
+        if packed and mask is not None:
+            kept, each = pack(mask), torch.arange(B, device=x.device).unsqueeze(1)  # (B, L), (B, 1)
+            x, mask = x[each, kept], mask[each, kept]            # (B, L, 3 P P), (B, L): N is L from here on
+            positions = positions[0][F.pad(1 + kept, (1, 0))]    # (B, 1 + L, dim)
         x = self.patch_embedding(x)                              # (B, N, dim)
-        if mask is not None:
+        if mask is not None and self.masking == "zero":
             x = x * mask.unsqueeze(-1).to(x.dtype)               # R = M * X
-        x = torch.cat([self.cls.expand(B, -1, -1), x], 1) + self.positions  # (B, 1 + N, dim)
+        elif mask is not None:                                   # the content stays: the gradient of M_l is about the real patch l
+            visible = F.pad(mask, (1, 0), value=1)[:, None, None, :]  # (B, 1, 1, 1 + N)
+        x = torch.cat([self.cls.expand(B, -1, -1), x], 1) + positions  # (B, 1 + N, dim)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, visible)
         return self.norm(x)
 
 
 class BERT(nn.Module):
     """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states.
 
-    Position 0 is [CLS], which is always visible; id 0 is padding, which nobody attends to; the last token before it is [SEP].
+    Position 0 is [CLS], which is always visible; id 0 is padding, which nobody attends to; the last token before it is [SEP],
+    which `drop` hides whenever there is a mask. packed (`drop` only): the visible tokens alone -> (B, L, dim), see `pack`.
     """
 
     def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero", mlp_dim=None, eps=1e-12):
         super().__init__()
-        if masking != "zero":
-            raise ValueError(f"no masking {masking!r}: choose zero")
-        self.dim, self.max_len = dim, max_len
+        if masking not in ("zero", "drop"):
+            raise ValueError(f"no masking {masking!r}: choose zero or drop")
+        self.dim, self.masking, self.max_len = dim, masking, max_len
         self.words, self.positions, self.types = nn.Embedding(vocab_size, dim), nn.Embedding(max_len, dim), nn.Embedding(2, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, mlp_dim=mlp_dim or 4 * dim, pre_norm=False, eps=eps) for _ in range(depth))
@@ -143,18 +179,23 @@ class BERT(nn.Module):
         """Every token is a feature, so that masks and tokens have one shape; `selectable` tells which count."""
         return hidden
 
-    def forward(self, tokens, mask=None):
+    def forward(self, tokens, mask=None, packed=False):
         B, T = tokens.shape
         if T > self.max_len:
             raise ValueError(f"{T} tokens are more than the {self.max_len} positions of this BERT: cut the text")
+        places, visible = torch.arange(T, device=tokens.device), tokens != 0   # (T,), (B, T)
+        if mask is not None and self.masking == "drop":
+            visible = F.pad((mask * self.selectable(tokens))[:, 1:], (1, 0), value=1)
+            if packed:
+                places = pack(visible)                                      # (B, L), [CLS] first
+                tokens, visible = tokens.gather(1, places), visible.gather(1, places)
         x = self.words(tokens)                                              # (B, T, dim)
-        if mask is not None:
+        if mask is not None and self.masking == "zero":
             mask = F.pad(mask[:, 1:], (1, 0), value=1.0)                    # [CLS] is visible
             x = x * mask.unsqueeze(-1).to(x.dtype)                          # R = M * X: words only
-        x = self.norm(x + self.positions.weight[:T] + self.types.weight[0])
-        visible = (tokens != 0)[:, None, None, :]                           # (B, 1, 1, T)
+        x = self.norm(x + self.positions(places) + self.types.weight[0])
         for block in self.blocks:
-            x = block(x, visible)
+            x = block(x, visible[:, None, None, :])                         # visible (B, 1, 1, T)
         return x
 
 
@@ -176,15 +217,24 @@ class Generator(nn.Module):
 
 
 class Predictor(nn.Module):
-    """x, mask (B, N) or None for the whole input -> (B, num_classes) logits, read at [CLS]."""
+    """x, mask (B, N) or None for the whole input -> (B, num_classes) logits, read at [CLS].
+
+    packed: run the selected features alone, for the same logits at their share of the cost. It takes `drop` and a mask that needs
+    no gradient (the one of an unselected feature is lost). None: whenever that holds, in eval mode.
+    """
 
     def __init__(self, backbone, num_classes, dropout=0.1):
         super().__init__()
         dim, self.backbone = backbone.dim, backbone
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, num_classes))
 
-    def forward(self, x, mask=None):
-        return self.head(self.backbone(x, mask)[:, 0])
+    def forward(self, x, mask=None, packed=None):
+        possible = self.backbone.masking == "drop" and not (mask is not None and mask.requires_grad and torch.is_grad_enabled())
+        if packed and not possible:
+            raise ValueError("packed=True needs a backbone with masking='drop' and a mask without gradient: leave packed out")
+        if packed is None:
+            packed = possible and not self.training
+        return self.head(self.backbone(x, mask, packed)[:, 0])
 
 
 class SelectAll(nn.Module):
