@@ -11,7 +11,6 @@ Needs rekd.py beside it, nothing else of this repository.
 """
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -231,9 +230,8 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
 def read_dict(path, what, advice, device="cpu"):
     """The dict in a .json, a .safetensors or a file of torch.save, whose pickled code is never run. Any trouble: ValueError."""
     try:
-        if Path(path).suffix == ".json":
-            return {**json.loads(Path(path).read_bytes())}
-        return {**(read_safetensors(path) if Path(path).suffix == ".safetensors" else torch.load(path, device, weights_only=True))}
+        own = {".json": lambda path: json.loads(Path(path).read_bytes()), ".safetensors": read_safetensors}.get(Path(path).suffix)
+        return {**(own(path) if own else torch.load(path, map_location=device, weights_only=True))}
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
@@ -258,13 +256,11 @@ def load(path, device="cpu"):
 
 # ---------------------------------------------------------------- published weights
 
-LAYER = {"out": "attention.output.dense", "fc1": "intermediate.dense", "fc2": "output.dense"}
-NAMES = {"vit": {"cls": "embeddings.cls_token", "positions": "embeddings.position_embeddings", "norm": "layernorm",
-                 "patch_embedding": "embeddings.patch_embeddings.projection", "norm1": "layernorm_before", "norm2": "layernorm_after",
-                 "qkv": "attention.attention.query attention.attention.key attention.attention.value", **LAYER},
-         "bert": {"words": "embeddings.word_embeddings", "positions": "embeddings.position_embeddings", "norm": "embeddings.LayerNorm",
-                  "types": "embeddings.token_type_embeddings", "norm1": "attention.output.LayerNorm", "norm2": "output.LayerNorm",
-                  "qkv": "attention.self.query attention.self.key attention.self.value", **LAYER}}  # a block's: under encoder.layer.<i>
+NAMES = {  # our modules -> those of the published files (ViT | BERT, where they differ); a block's are under encoder.layer.<i>
+    "cls": "embeddings.cls_token", "patch_embedding": "embeddings.patch_embeddings.projection", "positions": "embeddings.position_embeddings",
+    "words": "embeddings.word_embeddings", "types": "embeddings.token_type_embeddings", "norm": "layernorm|embeddings.LayerNorm",
+    "norm1": "layernorm_before|attention.output.LayerNorm", "norm2": "layernorm_after|output.LayerNorm", "fc1": "intermediate.dense",
+    "fc2": "output.dense", "out": "attention.output.dense", "qkv": "attention.attention|attention.self"}
 IGNORED = ("embeddings.position_ids", "pooler.", "classifier.", "cls.")  # a buffer, and heads
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 
@@ -277,9 +273,9 @@ def read_safetensors(path):
     header.pop("__metadata__", None)
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         (begin, stop), shape, dtype = entry["data_offsets"], entry["shape"], DTYPES[entry["dtype"]]
-        if begin != end or stop - begin != math.prod(shape) * dtype.itemsize:
+        if begin != end or stop > len(data) or stop - begin != torch.Size(shape).numel() * dtype.itemsize:
             raise ValueError(f"{path} is damaged: {name} cannot be {entry}")
-        tensors[name], end = torch.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=begin).view(shape), stop  # within bounds, or ValueError
+        tensors[name], end = torch.frombuffer(data[begin:stop], dtype=dtype).view(shape), stop
     if end != len(data):
         raise ValueError(f"{path} is damaged: it has {len(data)} bytes of tensors, not {end}")
     return tensors
@@ -287,9 +283,9 @@ def read_safetensors(path):
 
 def resize_positions(table, n):
     """Position embeddings of a square grid, (1, 1 + m, dim) -> (1, 1 + n, dim): [CLS]'s stays, the grid's are interpolated."""
-    old, new = round(len(table[0, 1:]) ** 0.5), round(n ** 0.5)
-    if old in (0, new) or old**2 != len(table[0, 1:]):
-        return table  # as it should be, or of no square
+    old, new = round(max(table.shape[1] - 1, 0) ** 0.5), round(n ** 0.5)
+    if old in (0, new) or old**2 != table.shape[1] - 1:
+        return table  # as it should be, or no square
     grid = table[:, 1:].transpose(1, 2).unflatten(2, (old, old))                      # (1, dim, old, old)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)  # (1, dim, new, new)
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
@@ -298,9 +294,8 @@ def resize_positions(table, n):
 def load_pretrained(backbone, source):
     """All weights of a ViT or BERT from a file (.safetensors, or of torch.save) or state dict with Hugging Face's published names.
 
-    A prefix (vit., bert.) and heads do not matter. Of more layers or word positions than needed the first are taken; image positions
-    are interpolated. Whatever else does not fit, or a config.json beside the file that tells of another network (heads cannot be
-    seen in weights), is a ValueError, and the backbone is as it was.
+    A prefix (vit., bert.) and heads do not matter. Of more layers or word positions than needed the first are taken, image positions
+    are interpolated. Whatever else does not fit, a config.json beside the file included, is a ValueError: the backbone is as it was.
     """
     def demand(holds, problem):
         if not holds:
@@ -321,10 +316,10 @@ def load_pretrained(backbone, source):
             found[f"{name} (twice)" if name in found else name] = x
     for key, ours in backbone.state_dict().items():  # views: our tensors in the published shapes and names
         layer, module, leaf = re.fullmatch(r"(blocks\.\d+\.)?(\w+)(\.\w+)?", key).groups("")
-        names = [layer.replace("blocks", "encoder.layer") + name + leaf for name in NAMES[kind][module].split()]
-        if module == "patch_embedding" and leaf == ".weight":  # theirs is a convolution
-            ours = ours.view(-1, 3, backbone.patch_size, backbone.patch_size)
-        views.update(zip(names, ours.chunk(len(names))))  # qkv: in thirds
+        name = layer.replace("blocks", "encoder.layer") + NAMES[module].split("|")[-1 if kind == "bert" else 0]
+        parts = (".query", ".key", ".value") if module == "qkv" else ("",)
+        ours = ours.view(-1, 3, *2 * [backbone.patch_size]) if key == "patch_embedding.weight" else ours  # theirs is a convolution
+        views.update((name + part + leaf, view) for part, view in zip(parts, ours.chunk(len(parts))))
     missing, unexpected = (", ".join(sorted(a.keys() - b.keys())) or "none" for a, b in ((views, found), (found, views)))
     demand(any(name.startswith("embeddings.") for name in views.keys() & found.keys()), f"holds no {kind} by its published names: take another file")
     demand(views.keys() == found.keys(), f"has not the keys of this {kind} (missing: {missing}; unexpected: {unexpected}): take another file")
