@@ -22,10 +22,14 @@ import re
 import string
 import sys
 import tempfile
+import time
 import unicodedata
+import urllib.request
 from array import array
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -442,20 +446,64 @@ def write_atomically(path, write):
 
 # ---------------------------------------------------------------- downloads
 
-def download(url, path, md5):
-    """url -> path, its checksum verified; a failure leaves nothing behind and names what to do by hand."""
-    part = Path(f"{path}.part")
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects and keeps their headers: the hub tells the size and SHA-256 of a file there, not where the file lies."""
+    told = {}
+
+    def redirect_request(self, request, response, code, message, headers, address):
+        self.told = self.told | {k.lower(): v for k, v in headers.items() if k.lower().startswith("x-linked")}
+        return super().redirect_request(request, response, code, message, headers, address)
+
+
+def fetch(url, file, md5):
+    """One attempt at url -> open file. OSError unless it has the md5, and the size and SHA-256 where the server tells them."""
+    redirects, sha256, hash = Redirects(), hashlib.sha256(), hashlib.md5()
+    file.seek(0), file.truncate()
+    with urllib.request.build_opener(redirects).open(url, timeout=30) as response:
+        told = redirects.told | {k.lower(): v for k, v in response.headers.items()}
+        sizes = {int(told[k]) for k in ("x-linked-size", "content-length") if k in told}
+        etag = told.get("x-linked-etag", told.get("etag", "")).strip('W/"')
+        with tqdm(total=max(sizes, default=None), unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+            while chunk := response.read(1 << 20):
+                file.write(chunk), sha256.update(chunk), hash.update(chunk), bar.update(len(chunk))
+    if sizes - {file.tell()} or len(etag) == 64 and etag != sha256.hexdigest() or md5 not in (None, hash.hexdigest()):
+        raise OSError("the file is incomplete or has another checksum")
+
+
+def download(url, path, md5=None, otherwise="", optional=False):
+    """url -> path -> True (False: an optional one is not there). A failure leaves nothing behind and names what to do by hand."""
+    part = Path(f"{path}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"downloading {url}", file=sys.stderr)
-        torch.hub.download_url_to_file(url, str(part), progress=sys.stderr.isatty())
-        if not check_integrity(part, md5):
-            raise OSError("the file is incomplete or has another checksum")
+        with open(part, "wb") as file:
+            for pause in (1, 3, None):
+                try:
+                    fetch(url, file, md5)
+                    break
+                except (OSError, HTTPException) as error:  # a cut connection or 500 may pass; no network (URLError) or 404 will not
+                    if pause is None or isinstance(error, URLError) and getattr(error, "code", 0) < 500:
+                        raise
+                    time.sleep(pause)
         os.replace(part, path)
-    except OSError as error:  # URLError is one
-        raise UserError(f"cannot download {url} ({getattr(error, 'reason', error)}): fetch it by hand and put it at {path}") from None
+        return True
+    except (OSError, HTTPException) as error:
+        if optional and getattr(error, "code", None) == 404:
+            return False
+        raise UserError(f"cannot download {url} ({getattr(error, 'reason', error)}): fetch it by hand and put it at {path}{otherwise}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def fetch_hub(repo, *filenames):
+    """The first of these files that a Hugging Face repository has -> Path in torch's cache; what lies there needs no network."""
+    folder = Path(torch.hub.get_dir(), "checkpoints", repo.replace("/", "--"))
+    address = f"{(os.environ.get('HF_ENDPOINT') or 'https://huggingface.co').rstrip('/')}/{repo}/resolve/main"
+    otherwise = f"{''.join(f' (or {name} from there beside it)' for name in filenames[1:])}, or choose --init scratch"
+    here = [folder / name for name in filenames if (folder / name).is_file()]
+    return here[0] if here else next(folder / name for name in filenames if download(
+        f"{address}/{name}", folder / name, otherwise=otherwise, optional=name != filenames[-1]))
 
 
 def fetch_archive(url, md5, archive, inside, folder):

@@ -11,30 +11,35 @@ Use a finished model:    model, info = load("runs/.../best.pt");  model(pixels).
 Needs rekd.py beside it, nothing else of this repository.
 """
 
+import json
+import re
+from pathlib import Path
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from rekd import Rationalist
 
-#           name         kind   dim  depth  heads
+#           name         kind   dim  depth  heads  published weights (Hugging Face)
 PRESETS = {"vit_nano":   ("vit", 24, 2, 2),      # nano and micro: for the built-in sets on a CPU
            "vit_micro":  ("vit", 48, 3, 3),
-           "vit_tiny":   ("vit", 192, 12, 3),    # the paper's
-           "vit_small":  ("vit", 384, 12, 6),
-           "vit_base":   ("vit", 768, 12, 12),
+           "vit_tiny":   ("vit", 192, 12, 3, "WinKawaks/vit-tiny-patch16-224"),    # the paper's
+           "vit_small":  ("vit", 384, 12, 6, "WinKawaks/vit-small-patch16-224"),
+           "vit_base":   ("vit", 768, 12, 12, "google/vit-base-patch16-224"),
            "bert_nano":  ("bert", 32, 2, 2),
            "bert_micro": ("bert", 64, 2, 4),
-           "bert_tiny":  ("bert", 128, 2, 2),    # the paper's
-           "bert_mini":  ("bert", 256, 4, 4),
-           "bert_small": ("bert", 512, 4, 8),
-           "bert_base":  ("bert", 768, 12, 12)}
+           "bert_tiny":  ("bert", 128, 2, 2, "prajjwal1/bert-tiny"),               # the paper's
+           "bert_mini":  ("bert", 256, 4, 4, "prajjwal1/bert-mini"),
+           "bert_small": ("bert", 512, 4, 8, "prajjwal1/bert-small"),
+           "bert_base":  ("bert", 768, 12, 12, "google-bert/bert-base-uncased")}
+HUB = {name: size[4] for name, size in PRESETS.items() if len(size) > 4}
 
 
 def parse_preset(name):
     """A preset's name, or a size spelled out as vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
     if name in PRESETS:
-        return PRESETS[name]
+        return PRESETS[name][:4]
     kind, *sizes = name.split(":")
     if kind in ("vit", "bert") and len(sizes) == 3 and all(s.isdecimal() and int(s) > 0 for s in sizes):
         return kind, *map(int, sizes)
@@ -272,6 +277,17 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
     return Rationalist(generator or SelectAll(predictor.backbone.selectable), predictor)
 
 
+def read_dict(path, what, advice, device="cpu"):
+    """The dict in a .json, a .safetensors or a file of torch.save, whose pickled code is never run. Any trouble: ValueError."""
+    try:
+        own = {".json": lambda path: json.loads(Path(path).read_bytes()), ".safetensors": read_safetensors}.get(Path(path).suffix)
+        return {**(own(path) if own else torch.load(path, map_location=device, weights_only=True))}
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from None
+    except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
+        raise ValueError(f"{path} is damaged or no {what}: {advice}") from None
+
+
 def load(path, device="cpu"):
     """A finished best.pt -> (Rationalist in eval mode, info).
 
@@ -279,15 +295,90 @@ def load(path, device="cpu"):
     file into an input, see data.read_input), `fingerprint` of the training data, `metric` (on dev). A missing, damaged
     or foreign file is a ValueError.
     """
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ValueError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
-        raise ValueError(f"{path} is damaged or no checkpoint: give the best.pt of a finished run") from None
-    if not isinstance(checkpoint, dict) or not {"weights", "model", "classes", "input"} <= checkpoint.keys():
+    checkpoint = read_dict(path, "checkpoint", "give the best.pt of a finished run", device)
+    if not {"weights", "model", "classes", "input"} <= checkpoint.keys():
         raise ValueError(f"{path} is not a checkpoint of train.py: give the best.pt of a finished run")
     weights = checkpoint.pop("weights")
     model = build(**checkpoint["model"])
     model.load_state_dict(weights)
     return model.to(device).eval(), checkpoint
+
+
+# ---------------------------------------------------------------- published weights
+
+NAMES = {  # our modules -> those of the published files (ViT | BERT, where they differ); a block's are under encoder.layer.<i>
+    "cls": "embeddings.cls_token", "patch_embedding": "embeddings.patch_embeddings.projection", "positions": "embeddings.position_embeddings",
+    "words": "embeddings.word_embeddings", "types": "embeddings.token_type_embeddings", "norm": "layernorm|embeddings.LayerNorm",
+    "norm1": "layernorm_before|attention.output.LayerNorm", "norm2": "layernorm_after|output.LayerNorm", "fc1": "intermediate.dense",
+    "fc2": "output.dense", "out": "attention.output.dense", "qkv": "attention.attention|attention.self"}
+IGNORED = ("embeddings.position_ids", "pooler.", "classifier.", "cls.")  # a buffer, and heads
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+
+
+def read_safetensors(path):
+    """{name: tensor}. The format: 8 bytes tell the length of a JSON header, which tells of the tensors' bytes, which follow end to end."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header, data, tensors, end = json.loads(file.read(min(length, 10**8))), bytearray(file.read()), {}, 0
+    header.pop("__metadata__", None)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        (begin, stop), shape, dtype = entry["data_offsets"], entry["shape"], DTYPES[entry["dtype"]]
+        if begin != end or stop > len(data) or stop - begin != torch.Size(shape).numel() * dtype.itemsize:
+            raise ValueError(f"{path} is damaged: {name} cannot be {entry}")
+        tensors[name], end = torch.frombuffer(data[begin:stop], dtype=dtype).view(shape), stop
+    if end != len(data):
+        raise ValueError(f"{path} is damaged: it has {len(data)} bytes of tensors, not {end}")
+    return tensors
+
+
+def resize_positions(table, n):
+    """Position embeddings of a square grid, (1, 1 + m, dim) -> (1, 1 + n, dim): [CLS]'s stays, the grid's are interpolated."""
+    old, new = round(max(table.shape[1] - 1, 0) ** 0.5), round(n ** 0.5)
+    if old in (0, new) or old**2 != table.shape[1] - 1:
+        return table  # as it should be, or no square
+    grid = table[:, 1:].transpose(1, 2).unflatten(2, (old, old))                      # (1, dim, old, old)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)  # (1, dim, new, new)
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def load_pretrained(backbone, source):
+    """All weights of a ViT or BERT from a file (.safetensors, or of torch.save) or state dict with Hugging Face's published names.
+
+    A prefix (vit., bert.) and heads do not matter. Of more layers or word positions than needed the first are taken, image positions
+    are interpolated. Whatever else does not fit, a config.json beside the file included, is a ValueError: the backbone is as it was.
+    """
+    def demand(holds, problem):
+        if not holds:
+            raise ValueError(f"{where} {problem}, or start from scratch")
+
+    kind, block, where, found, views = "vit" if isinstance(backbone, ViT) else "bert", backbone.blocks[0], "the state dict", {}, {}
+    if not isinstance(source, dict):
+        where, config = source, Path(source).with_name("config.json")
+        theirs = read_dict(config, "JSON", "mend or remove it") if config.exists() else {}
+        for name, ours in dict(model_type=kind, hidden_size=backbone.dim, num_attention_heads=block.heads, intermediate_size=block.fc1.out_features,
+                               patch_size=getattr(backbone, "patch_size", None), layer_norm_eps=block.norm1.eps, hidden_act="gelu").items():
+            demand(theirs.get(name, ours) == ours, f"has {name} {theirs.get(name)} by its config.json, this network {ours}: take the file's")
+        source = read_dict(where, "file of weights", "fetch it again")
+    for key, x in source.items():
+        name = str(key).removeprefix(f"{kind}.").replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        layer = re.match(r"encoder\.layer\.(\d+)\.", name)
+        if not name.startswith(IGNORED) and not (layer and int(layer[1]) >= len(backbone.blocks)):
+            found[f"{name} (twice)" if name in found else name] = x
+    for key, ours in backbone.state_dict().items():  # views: our tensors in the published shapes and names
+        layer, module, leaf = re.fullmatch(r"(blocks\.\d+\.)?(\w+)(\.\w+)?", key).groups("")
+        name = layer.replace("blocks", "encoder.layer") + NAMES[module].split("|")[-1 if kind == "bert" else 0]
+        parts = (".query", ".key", ".value") if module == "qkv" else ("",)
+        ours = ours.view(-1, 3, *2 * [backbone.patch_size]) if key == "patch_embedding.weight" else ours  # theirs is a convolution
+        views.update((name + part + leaf, view) for part, view in zip(parts, ours.chunk(len(parts))))
+    missing, unexpected = (", ".join(sorted(a.keys() - b.keys())) or "none" for a, b in ((views, found), (found, views)))
+    demand(any(name.startswith("embeddings.") for name in views.keys() & found.keys()), f"holds no {kind} by its published names: take another file")
+    demand(views.keys() == found.keys(), f"has not the keys of this {kind} (missing: {missing}; unexpected: {unexpected}): take another file")
+    for name, view in views.items():
+        x = found[name]
+        demand(isinstance(x, torch.Tensor) and x.is_floating_point() and (x := x.float()).isfinite().all(), f"has not finite numbers in {name}: fetch it again")
+        if "position" in name and x.ndim == view.ndim:
+            x = x[:backbone.max_len] if kind == "bert" else resize_positions(x, backbone.num_features)
+        demand(x.shape == view.shape, f"has the shape {tuple(x.shape)} in {name}, this {kind} {tuple(view.shape)}: take the file's sizes")
+        found[name] = x
+    for name, view in views.items():  # only now, when all is known to fit
+        view.copy_(found[name])

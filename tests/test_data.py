@@ -222,6 +222,7 @@ def test_cifar100_has_fine_and_coarse_labels_from_one_download(tmp_path, server,
 
 
 def test_a_failed_download_leaves_nothing_and_says_what_to_do_by_hand(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(data.time, "sleep", lambda seconds: None)           # between attempts
     fake_cifar100(server[1], server[0], monkeypatch)
     archive = server[1] / "cifar-100-python.tar.gz"
     whole = archive.read_bytes()

@@ -121,7 +121,7 @@ def test_load_refuses_missing_damaged_foreign_and_malicious_files_with_a_sentenc
             load(tmp_path / name)
 
 
-def test_models_needs_only_torch_and_rekd():
+def test_models_needs_only_torch_rekd_and_the_standard_library():
     source = open(models.__file__).read()
     imported = {line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))}
-    assert imported == {"torch", "torch.nn", "torch.nn.functional", "rekd"}
+    assert imported == {"json", "pathlib", "re", "torch", "torch.nn", "torch.nn.functional", "rekd"}
