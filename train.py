@@ -38,7 +38,7 @@ from rekd import agreement, cls_losses, re_losses, rekd_losses, selection_stats,
 DEFAULTS = {
     # (a teacher is trained once and serves every student and seed: it may take its time)
     "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=4, teacher_epochs=6, batch_size=64,
-                   lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=1e-2),
+                   lr=2e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=1e-2),
     "phrases": dict(student="bert_nano", teacher="bert_micro", max_length=32, epochs=5, teacher_epochs=8, batch_size=64,
                     lr=1e-3, weight_decay=0.0, dropout=0.1, rate=0.15, lambda_select=1e-2),
     "image": dict(student="vit_tiny", teacher="vit_base", image_size=32, patch_size=4, epochs=35, batch_size=128,
@@ -49,7 +49,7 @@ DEFAULTS = {
 
 # What a run of each method depends on, beside role, method, preset and seed: its config, and the names of its folder.
 SHAPE = {"image": ["image_size", "patch_size"], "text": ["max_length"]}
-OPTIONS = {"cls": ["dataset", "data_dir", "limit", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
+OPTIONS = {"cls": ["dataset", "data_dir", "limit", "masking", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
 OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule"]
 OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
@@ -89,6 +89,7 @@ def parse_args():
     add("--image-size", type=count, help=f"pixels a side that the model sees ({by_data}; the paper: 224)")
     add("--patch-size", type=count, help=f"pixels a side of a patch, the unit of a rationale ({by_data}; the paper: 16)")
     add("--max-length", type=number(int, 3), help=f"tokens of a text, the rest is cut ({by_data}; the paper: 256)")
+    add("--masking", choices=["zero", "drop"], default="zero", help="what hides the rest from the predictor: content times 0, or no attention to it (default: zero, the paper's)")
     # method
     add("--rate", type=number(float, 0, 1, above=True), help=f"share of the features to select ({by_data}; the paper: 0.15 for CIFAR, 0.10 for IMDB)")
     add("--alpha", type=share, default=0.5, help="weight of L_RE against L_KD (default: 0.5, the paper's)")
@@ -161,7 +162,7 @@ def make_config(args, role, method, preset, seed):
 
 def run_folder(args, config):
     """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
-    defaults = {"alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
+    defaults = {"masking": "zero", "alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
                 "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **defaults_of(args)}
     if config["role"] == "teacher":
         defaults["epochs"] = defaults.get("teacher_epochs", defaults["epochs"])
@@ -223,7 +224,7 @@ def train(config, data, teacher, args, device):
     (folder / "result.json").unlink(missing_ok=True)
 
     torch.manual_seed(config["seed"])
-    shape = {"preset": config["preset"], "method": config["method"], "num_classes": len(data.classes), "dropout": config["dropout"], **input_shape(args, data)}
+    shape = {"preset": config["preset"], "method": config["method"], "num_classes": len(data.classes), "dropout": config["dropout"], "masking": config["masking"], **input_shape(args, data)}
     with user_errors():
         model = build(**shape).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True)
@@ -333,7 +334,7 @@ def find_teacher(args, config, data):
     runs = sorted((path.parent for path in folder.parent.glob("teacher-re-*/result.json")), key=lambda run: (run != folder, -run.stat().st_mtime))
     for run in runs:
         other = json.loads((run / "config.json").read_text())
-        if all(other.get(key) == config[key] for key in ["preset", "rate", *SHAPE[args.kind]]):
+        if all(other.get(key) == config[key] for key in ["preset", "rate", "masking", *SHAPE[args.kind]]):
             with user_errors():
                 if load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
                     return run / "best.pt"
@@ -442,9 +443,12 @@ def draw(title, captions, examples, names, side=128):
     for i, line in enumerate([title, *captions]):
         pen.text((8, 4 + 18 * i), line, "black", font)
     for j, example in enumerate(examples):
-        pixels, mask = zoom(example["shown"]), example[names[0]][0]
+        pixels = zoom(example["shown"])
         row = [(pixels, example["label"] or example["name"])]
-        row += [(pixels * (0.2 + 0.8 * grid(example["truth"])), "")] * with_truth + [(255 * grid(mask).expand(3, -1, -1), "")] * with_mask
+        if with_truth:
+            row.append((pixels * (0.2 + 0.8 * grid(example["truth"])), ""))
+        if with_mask:
+            row.append((255 * grid(example[names[0]][0]).expand(3, -1, -1), ""))
         for name in names:
             mask, label, says = example[name]
             verdict = "" if example["label"] is None else "ok: " if label == example["label"] else "WRONG: "

@@ -30,7 +30,7 @@ def test_every_command_is_understood(monkeypatch):
 
 def test_the_glyphs_commands_and_the_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    small = data.glyphs(300, 0), data.glyphs(40, 1), [str(d) for d in range(10)]
+    small = data.glyphs(300, 0), data.glyphs(40, 1), [str(d) for d in range(10)], None
     monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: tuple(data.Split(s.x, s.y, s.truth) if isinstance(s, data.Split) else s for s in small))
     defaults = {**train.DEFAULTS["glyphs"], "epochs": 1}
     monkeypatch.setitem(train.DEFAULTS, "glyphs", defaults)

@@ -260,7 +260,7 @@ def refused(result, sentence):
 
 
 @pytest.mark.parametrize("options, sentence", [
-    ("--dataset nowhere", "no data set 'nowhere': there are glyphs, cifar10"),
+    ("--dataset nowhere", "no data set 'nowhere': there are .*glyphs, cifar10"),
     ("--student vit_huge", "no preset 'vit_huge': choose one of vit_nano"),
     ("--teacher resnet", "no preset 'resnet'"),
     ("--patch-size 5", "16 is not divisible by patch size 5"),
