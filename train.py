@@ -30,26 +30,33 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data import UserError, WordPiece, kind_of, load_dataset, read_image, read_input, read_text, write_atomically
-from models import build, load, parse_preset
+from data import BUILT_IN, SPECIAL, UserError, WordPiece, fetch_hub, kind_of, load_dataset, read_image, read_input, read_text, write_atomically
+from models import HUB, build, load, load_pretrained, parse_preset
 from rekd import agreement, cls_losses, re_losses, rekd_losses, selection_stats, sign_flip_test, temperature
 
-# What depends on the data set. lambda_select weighs a squared *count* of features: more features want a smaller one.
+# What depends on the data. lambda_select weighs a squared *count* of features: more features want a smaller one.
 DEFAULTS = {
     # (a teacher is trained once and serves every student and seed: it may take its time)
     "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=4, teacher_epochs=6, batch_size=64,
                    lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=1e-2),
     "phrases": dict(student="bert_nano", teacher="bert_micro", max_length=32, epochs=5, teacher_epochs=8, batch_size=64,
                     lr=1e-3, weight_decay=0.0, dropout=0.1, rate=0.15, lambda_select=1e-2),
-    "image": dict(student="vit_tiny", teacher="vit_base", image_size=32, patch_size=4, epochs=35, batch_size=128,
-                  lr=5e-4, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),  # CIFAR and your own folders
-    "text": dict(student="bert_mini", teacher="bert_base", max_length=256, epochs=10, batch_size=32,
-                 lr=5e-4, weight_decay=0.0, dropout=0.1, rate=0.10, lambda_select=1e-4),    # IMDB and your own folders
+    # CIFAR, IMDB and your own folders, from published weights: the paper's recipe
+    "image": dict(student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, epochs=35, batch_size=32,
+                  lr=1e-5, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),
+    "text": dict(student="bert_mini", teacher="bert_base", max_length=256, epochs=35, batch_size=32,
+                 lr=1e-5, weight_decay=0.0, dropout=0.5, rate=0.10, lambda_select=1e-4),
+    # the same from scratch
+    "image scratch": dict(student="vit_micro", teacher="vit_micro", image_size=32, patch_size=4, epochs=10, batch_size=64,
+                          lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2),
+    "text scratch": dict(student="bert_micro", teacher="bert_micro", max_length=128, epochs=4, batch_size=64,
+                         lr=1e-3, weight_decay=0.0, dropout=0.1, rate=0.10, lambda_select=5e-4),
 }
+LAMBDA_SELECT = {"vit_base": 5e-3, "bert_base": 5e-5, "bert_tiny": 2e-4}  # the paper's, where a preset has its own (with published weights)
 
 # What a run of each method depends on, beside role, method, preset and seed: its config, and the names of its folder.
 SHAPE = {"image": ["image_size", "patch_size"], "text": ["max_length"]}
-OPTIONS = {"cls": ["dataset", "data_dir", "limit", "masking", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
+OPTIONS = {"cls": ["dataset", "data_dir", "limit", "init", "masking", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
 OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule"]
 OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
@@ -85,6 +92,9 @@ def parse_args():
     add("--compare", action="store_true", help="train CLS, RE and REKD students and compare them")
     add("--seed", type=number(int, 0), default=2026, help="of initialisation, order and noise (default: 2026, the paper's first)")
     add("--seeds", type=number(int, 1, 20), default=1, help="repeat with so many seeds, --seed, --seed + 1, ... (default: 1; the paper: 10)")
+    where = "pretrained (published weights), scratch, or a FILE of weights (default: pretrained where a preset has published weights and the data is not built in)"
+    add("--init", metavar="INIT", help=f"where the model that the command names starts: {where}")
+    add("--teacher-init", metavar="INIT", help=f"where a teacher starts that is trained on the way: {where}")
     # shape
     add("--image-size", type=count, help=f"pixels a side that the model sees ({by_data}; the paper: 224)")
     add("--patch-size", type=count, help=f"pixels a side of a patch, the unit of a rationale ({by_data}; the paper: 16)")
@@ -128,15 +138,28 @@ def parse_args():
         for key in keys:
             if kind != args.kind and getattr(args, key) is not None:
                 fail(f"--{key.replace('_', '-')} is for {kind}s, and {args.dataset} holds {args.kind}s: leave it out")
-    args.teacher_epochs = args.epochs
-    for key, value in {"teacher_epochs": defaults_of(args)["epochs"], **defaults_of(args)}.items():
-        if getattr(args, key) is None:
+    # Where it starts decides the defaults: published weights want the paper's recipe, a start from scratch wants another.
+    named = args.teacher if args.teacher_mode else args.student
+    pretrained = lambda preset: args.dataset not in BUILT_IN and (preset is None or preset in HUB)
+    args.init = args.init or ("pretrained" if pretrained(named) else "scratch")
+    args.defaults = DEFAULTS.get(args.dataset) or DEFAULTS[args.kind + " scratch" * (args.init == "scratch")]
+    args.student, args.teacher = args.student or args.defaults["student"], args.teacher or args.defaults["teacher"]
+    args.teacher_init = args.init if args.teacher_mode else args.teacher_init or ("pretrained" if pretrained(args.teacher) else "scratch")
+    args.teacher_epochs, args.teacher_lambda_select = args.epochs, args.lambda_select
+    for key, value in {**role_defaults(args, "student"), **{f"teacher_{k}": v for k, v in role_defaults(args, "teacher").items()}}.items():
+        if getattr(args, key, 0) is None:
             setattr(args, key, value)
     return args
 
 
-def defaults_of(args):
-    return DEFAULTS.get(args.dataset, DEFAULTS[args.kind])
+def role_defaults(args, role):
+    """The table's options, where a preset and the teacher have their own."""
+    table, preset = {**args.defaults}, getattr(args, role)
+    if role == "teacher":
+        table["epochs"] = table.get("teacher_epochs", table["epochs"])
+    if getattr(args, "teacher_init" if role == "teacher" else "init") != "scratch":
+        table["lambda_select"] = LAMBDA_SELECT.get(preset, table["lambda_select"])
+    return table
 
 
 def fail(message):
@@ -157,15 +180,16 @@ def user_errors():
 
 def make_config(args, role, method, preset, seed):
     config = {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in SHAPE[args.kind] + OPTIONS[method]}}
-    return {**config, "epochs": args.teacher_epochs} if role == "teacher" else config
+    if role == "teacher":
+        config.update({key: getattr(args, f"teacher_{key}") for key in ("init", "epochs", "lambda_select") if key in config})
+    return config
 
 
 def run_folder(args, config):
     """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
     defaults = {"masking": "zero", "alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
-                "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **defaults_of(args)}
-    if config["role"] == "teacher":
-        defaults["epochs"] = defaults.get("teacher_epochs", defaults["epochs"])
+                "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **role_defaults(args, config["role"]),
+                "init": "scratch" if args.dataset in BUILT_IN or config["preset"] not in HUB else "pretrained"}
     name = "{role}-{method}-{preset}-seed{seed}".format(**config)
     for key in SHAPE[args.kind] + OPTIONS[config["method"]]:
         if config[key] != defaults.get(key):
@@ -226,7 +250,7 @@ def train(config, data, teacher, args, device):
     torch.manual_seed(config["seed"])
     shape = {"preset": config["preset"], "method": config["method"], "num_classes": len(data.classes), "dropout": config["dropout"], "masking": config["masking"], **input_shape(args, data)}
     with user_errors():
-        model = build(**shape).to(device)
+        model = initialise(build(**shape), config["init"], config["preset"]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True)
     first_epoch, best, log = 0, None, []
     if args.resume and (folder / "last.pt").exists():
@@ -311,6 +335,33 @@ def train(config, data, teacher, args, device):
     picture(folder / "rationales", args.kind, data.name, data.classes, test_examples(data), {config["method"].upper(): (model, result["test"], config["preset"])})
     write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
     return result
+
+
+def initialise(model, init, preset):
+    """Both networks of a new model begin with the same weights: published ones, those of a file, or (scratch) as they are."""
+    if init != "scratch":
+        for network in (model.generator, model.predictor):
+            if hasattr(network, "backbone"):
+                load_pretrained(network.backbone, weights_of(init, preset))
+    return model
+
+
+def weights_of(init, preset):
+    if init != "pretrained":
+        return init
+    if preset not in HUB:
+        raise UserError(f"no published weights for {preset}: choose one of {', '.join(HUB)}, or --init scratch, or --init FILE")
+    return fetch_hub(HUB[preset], "model.safetensors", "pytorch_model.bin")
+
+
+def vocabulary_of(init):
+    """The WordPiece vocabulary that published weights were made with: beside a file of your own, else the one that all BERTs of the hub share."""
+    if init == "pretrained":
+        return fetch_hub(HUB["bert_base"], "vocab.txt")
+    vocab = Path(init).with_name("vocab.txt")
+    if init != "scratch" and not vocab.exists():
+        raise UserError(f"no {vocab}: the words of the weights in {init} must lie beside them, one a line")
+    return None if init == "scratch" else vocab
 
 
 def input_shape(args, data):
@@ -533,14 +584,17 @@ def main():
     if args.explain:
         return explain(args, device)
     print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' else 'float32'})")
-    presets = [args.teacher] if args.teacher_mode else [args.student, args.teacher]
+    vocab = (vocabulary_of(args.init) or vocabulary_of(args.teacher_init)) if args.kind == "text" else None
     with user_errors():
-        for preset in presets:  # before the data: a typo should not cost a download
+        for preset, init in {args.teacher: args.teacher_init, **({} if args.teacher_mode else {args.student: args.init})}.items():
+            # before the data: a typo should not cost a download
             if {"vit": "image", "bert": "text"}[parse_preset(preset)[0]] != args.kind:
                 raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {'bert' if args.kind == 'text' else 'vit'} preset")
-            shape = {key: getattr(args, key) for key in SHAPE["image"]} if args.kind == "image" else {"vocab_size": 1, "max_len": 1}
-            build(preset=preset, method="cls", num_classes=2, **shape)
-    data = load_dataset(args.dataset, args.data_dir, limit=args.limit, device=device, **{key: getattr(args, key) for key in SHAPE[args.kind]})
+            shape = {key: getattr(args, key) for key in SHAPE["image"]} if args.kind == "image" else \
+                {"vocab_size": len(WordPiece(vocab or SPECIAL).vocabulary), "max_len": args.max_length}
+            initialise(build(preset=preset, method="cls", num_classes=2, **shape), init if vocab or args.kind == "image" else "scratch", preset)
+    data = load_dataset(args.dataset, args.data_dir, limit=args.limit, device=device, **{key: getattr(args, key) for key in SHAPE[args.kind]},
+                        **({"vocab": vocab} if vocab else {}))
     features = f"up to {args.max_length} tokens of {len(data.input['vocabulary'])} words" if args.kind == "text" else \
         f"{args.image_size} px in patches of {args.patch_size}: {(args.image_size // args.patch_size) ** 2} features"
     print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, {features}")
