@@ -247,6 +247,42 @@ def faithfulness(predictor, x, mask, selectable=None):
     return p_full - p_kept, p_full - p_rest
 
 
+def top_mask(scores, count, selectable=None):
+    """The `count` best-scored features of each example; scores (B, N), count an int or (B, 1) -> (B, N) float 0/1."""
+    if selectable is not None:
+        scores = scores.masked_fill(~selectable, -torch.inf)
+    rank = scores.argsort(1, descending=True).argsort(1)  # 0 = the best
+    return (rank < (count if selectable is None else selectable.sum(1, keepdim=True).clamp(max=count))).float()
+
+
+def saliency(predictor, x, selectable):
+    """Gradient x input, the post-hoc explanation that a rationale is compared with: (B, N).
+
+    As the mask multiplies the content, the predicted class's logit has dQ / dM_l = dQ / dR_l . X_l at the full mask.
+    """
+    with torch.enable_grad():
+        full = selectable.float().requires_grad_()
+        return torch.autograd.grad(predictor(x, full).max(1).values.sum(), full)[0]
+
+
+def probe(masks, y, test_masks, test_y, epochs=20):
+    """The covert channel: how well do the masks *alone*, (n, N) without any content, tell the class? -> test accuracy, float.
+
+    A small network learns it from the training masks. Near chance (the largest class's share), the answer is in what was
+    selected; far above, the generator also writes it into where and how much it selects.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(masks.shape[1], 64), nn.ReLU(), nn.Linear(64, int(y.max()) + 1)).to(masks.device)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(y)).to(y.device).split(128):
+                optimizer.zero_grad()
+                F.cross_entropy(network(masks[batch]), y[batch]).backward()
+                optimizer.step()
+    return (network(test_masks).argmax(1) == test_y).float().mean().item()
+
+
 def sign_flip_test(differences):
     """Is REKD - RE, paired by seed, significant? The exact two-sided sign-flip permutation test -> p.
 

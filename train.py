@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from data import BUILT_IN, SPECIAL, UserError, WordPiece, fetch_hub, kind_of, load_dataset, read_image, read_input, read_text, write_atomically
 from models import HUB, build, load, load_pretrained, parse_preset
-from rekd import agreement, cls_losses, re_losses, rekd_losses, selection_stats, sign_flip_test, temperature
+from rekd import (agreement, cls_losses, faithfulness, probe, re_losses, rekd_losses, saliency, selection_stats, sign_flip_test, temperature,
+                  top_mask)
 
 # What depends on the data. lambda_select weighs a squared *count* of features: more features want a smaller one.
 DEFAULTS = {
@@ -57,7 +58,7 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "bert_base": 5e-5, "bert_tiny": 2e-4}  # the 
 # What a run of each method depends on, beside role, method, preset and seed: its config, and the names of its folder.
 SHAPE = {"image": ["image_size", "patch_size"], "text": ["max_length"]}
 OPTIONS = {"cls": ["dataset", "data_dir", "limit", "init", "masking", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
-OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule"]
+OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule", "eval_mask"]
 OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
 LOSSES = ["loss", "prediction", "selection", "rationale_kd", "prediction_kd", "rate_sampled"]
@@ -121,7 +122,10 @@ def parse_args():
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: auto: cuda where there is one)")
     add("--resume", action="store_true", help="go on with an interrupted run of the same command; finished runs are not repeated")
     add("--out", default="runs", help="where runs are written (default: runs)")
-    # a finished model on your own files
+    # evaluation
+    add("--eval-mask", choices=["hard", "sample", "topk"], default="hard", help="rationale in evaluation: noise-free, one Gumbel draw at --tau-end, or exactly round(rate N) (default: hard; the release: sample)")
+    add("--probe", action="store_true", help="also tell how much of the answer the masks alone give away, without content (with --resume: of finished runs too)")
+    add("--rates", type=lambda text: [share(rate) for rate in text.split(",")], help="repeat all for each of these rates, as 0.05,0.1,0.3, and draw accuracy against rate")
     add("--explain", nargs="+", metavar="FILE", help="print and picture the rationales of image or text files, by the model of --checkpoint")
     add("--checkpoint", metavar="FILE", help="best.pt of a finished run, for --explain")
     args = parser.parse_args()
@@ -187,7 +191,7 @@ def make_config(args, role, method, preset, seed):
 
 def run_folder(args, config):
     """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
-    defaults = {"masking": "zero", "alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
+    defaults = {"masking": "zero", "eval_mask": "hard", "alpha": 0.5, "lambda_rationale": 0.5, "tau_start": 5.0, "tau_end": 0.1, "schedule": "cosine", "distil": "both",
                 "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **role_defaults(args, config["role"]),
                 "init": "scratch" if args.dataset in BUILT_IN or config["preset"] not in HUB else "pretrained"}
     name = "{role}-{method}-{preset}-seed{seed}".format(**config)
@@ -221,21 +225,43 @@ def autocast(device):
 
 
 @torch.no_grad()
-def evaluate(model, data, split, batch_size=500):
-    """Noise-free accuracy, selection rate and, where the truth is known, agreement with it; the mode is left as it was."""
-    was_training, correct, masks, selectable = model.training, [], [], []
+def evaluate(model, data, split, config, rate=None, batch_size=500):
+    """Accuracy, selection rate and, where the truth is known, agreement with it; the mode is left as it was.
+
+    `rate` given (on the test set): also sufficiency and comprehensiveness, each beside that of a random mask of the same
+    counts. A CLS model has no rationale: in its place stand its features of largest gradient x input, at that rate.
+    """
+    was_training, how, cls = model.training, config.get("eval_mask", "hard"), config["method"] == "cls"
+    correct, masks, selectables, faithful, seconds = [], [], [], [], 0.0
     model.eval()
     for x, y in data.batches(split, batch_size):
+        started, selectable = time.time(), model.selectable(x)
+        count = (selectable.sum(1, keepdim=True) * (rate or config.get("rate", 1))).round()
         with autocast(x.device):
-            out = model(x)
-        correct.append(out.logits.argmax(1) == y)
-        padding = (0, data.input.get("max_length", out.mask.shape[1]) - out.mask.shape[1])  # batches of texts differ in length
-        masks.append(F.pad(out.mask, padding))
-        selectable.append(F.pad(model.selectable(x), padding))
+            out = model(x, config["tau_end"] if how == "sample" else None)
+            mask, logits = out.mask, out.logits
+            if how == "topk":
+                mask = top_mask(out.keep_logits, count, selectable)
+                logits = model.predictor(x, mask)
+            correct.append(logits.argmax(1) == y)
+            seconds += time.time() - started if x.device.type == "cpu" else 0
+            if rate and cls:
+                mask = top_mask(saliency(model.predictor, x, selectable), count, selectable)
+            if rate:
+                chance = top_mask(torch.rand_like(mask), mask.sum(1, keepdim=True), selectable)
+                faithful.append(torch.stack([*faithfulness(model.predictor, x, mask, selectable), *faithfulness(model.predictor, x, chance, selectable)]))
+        padding = (0, data.input.get("max_length", mask.shape[1]) - mask.shape[1])  # batches of texts differ in length
+        masks.append(F.pad(mask, padding))
+        selectables.append(F.pad(selectable, padding))
     model.train(was_training)
-    mask, selectable = torch.cat(masks), torch.cat(selectable)
-    truth = {} if split.truth is None else agreement(mask, split.truth, selectable)
-    return {"accuracy": torch.cat(correct).float().mean().item(), **selection_stats(mask, selectable), **truth}
+    mask, selectable = torch.cat(masks), torch.cat(selectables)
+    result = {"accuracy": torch.cat(correct).float().mean().item(), **selection_stats(selectable if cls else mask, selectable)}
+    if split.truth is not None:
+        result.update(agreement(mask, split.truth, selectable))
+    if rate:
+        names = ("sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random")
+        result.update(zip(names, torch.cat(faithful, 1).mean(1).tolist()), examples_per_s=round(len(split) / seconds) if seconds else None)
+    return result, mask
 
 
 def train(config, data, teacher, args, device):
@@ -243,8 +269,10 @@ def train(config, data, teacher, args, device):
     folder = run_folder(args, config)
     claim(folder, config)
     if args.resume and (folder / "result.json").exists():
-        print(f"{folder}: finished before")
-        return json.loads((folder / "result.json").read_text())
+        result = json.loads((folder / "result.json").read_text())
+        if "probe" in result["test"] or not args.probe:
+            print(f"{folder}: finished before")
+            return result
     (folder / "result.json").unlink(missing_ok=True)
 
     torch.manual_seed(config["seed"])
@@ -305,7 +333,7 @@ def train(config, data, teacher, args, device):
                             f"{folder} keeps the epochs before")
         seconds = time.time() - start
         means = dict(zip(LOSSES, history.mean(0).tolist()))
-        dev = evaluate(model, data, data.dev)
+        dev, _ = evaluate(model, data, data.dev, config)
         line = {"epoch": epoch + 1, "tau": tau, "lr": lr, **{name: means[name] for name in means if name in losses}, **dev,
                 "seconds": round(time.time() - start, 3), "examples_per_s": round(steps * batch_size / seconds, 1)}
         log.append(json.dumps(line))
@@ -328,7 +356,11 @@ def train(config, data, teacher, args, device):
     bar.close()
 
     model, info = load(folder / "best.pt", device)
-    result = {"test": evaluate(model, data, data.test), "dev": info["metric"], "epoch": info["epoch"],
+    test, test_masks = evaluate(model, data, data.test, config, args.rate)
+    if args.probe:
+        test["probe"] = probe(evaluate(model, data, data.train, config)[1], data.train.y, test_masks, data.test.y)
+        test["chance"] = data.test.y.bincount().max().item() / len(data.test)
+    result = {"test": test, "dev": info["metric"], "epoch": info["epoch"],
               "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1),
               "command": shlex.join(["python", *sys.argv]), "versions": {"python": platform.python_version(), "torch": torch.__version__},
               "hardware": hardware(device)}
@@ -419,12 +451,15 @@ def spread(values, digits=4):
 
 def report(results, args, teacher):
     """The final table: results is {method: [result of each seed]}, teacher (path, its info) or None."""
-    rows = [["method", "accuracy", "selection rate", "empty", "F1 to truth", "parameters", "seconds"]]
+    rows = [["method", "accuracy", "selection rate", "empty", "F1", "IoU", "sufficiency (random)", "comprehensiveness (random)", "mask alone", "ex/s",
+             "parameters", "seconds"]]
     for method, runs in results.items():
         column = lambda key: [run["test"][key] for run in runs]
-        rows.append([method.upper(), spread(column("accuracy")), spread(column("rate_mean"), 3), f"{np.mean(column('rate_empty')):.3f}",
-                     spread(column("f1"), 3) if "f1" in runs[0]["test"] else "-", f"{runs[0]['parameters']:,}",
-                     spread([run["seconds"] for run in runs], 0)])
+        cell = lambda key, digits=3: spread(column(key), digits) if runs[0]["test"].get(key) is not None else "-"
+        rows.append([method.upper(), cell("accuracy", 4), cell("rate_mean"), f"{np.mean(column('rate_empty')):.3f}", cell("f1"), cell("iou"),
+                     *(f"{cell(key)} ({np.mean(column(key + '_random')):.3f})" for key in ("sufficiency", "comprehensiveness")),
+                     cell("probe") + (f" ({runs[0]['test']['chance']:.2f})" if "probe" in runs[0]["test"] else ""), cell("examples_per_s", 0),
+                     f"{runs[0]['parameters']:,}", spread([run["seconds"] for run in runs], 0)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     who = f"teachers, {args.teacher}" if args.teacher_mode else f"students, {args.student}"
@@ -541,6 +576,20 @@ def html_page(title, captions, examples, names):
             f"<style>\n{STYLE}</style>\n<h1>{html.escape(title)}</h1>{head}{key}\n" + "\n".join(rows) + "\n</html>\n")
 
 
+def curve_svg(title, curves):
+    """{method: [(selection rate, accuracy), ...]} -> an SVG picture; the methods differ in their dashes, not only in colour."""
+    at = lambda rate, accuracy: f"{60 + 500 * rate:.1f},{340 - 300 * accuracy:.1f}"
+    parts = [f'<text x="60" y="20">{html.escape(title)}: test accuracy (0 to 1) against selection rate (0 to 1)</text>',
+             '<path d="M60 40V340H560" fill="none" stroke="black"/>']
+    parts += [f'<text x="{60 + 500 * t / 5 - 8}" y="358">{t / 5}</text><text x="30" y="{344 - 300 * t / 5}">{t / 5}</text>' for t in range(6)]
+    for i, (name, points) in enumerate(curves.items()):
+        line, style = " ".join(at(*point) for point in sorted(points)), f'stroke="{("#000", "#0072b2", "#d55e00")[i]}" stroke-dasharray="{("1 4", "8 4", "none")[i]}"'
+        parts.append(f'<polyline points="{line}" fill="none" stroke-width="2" {style}/>')
+        parts += [f'<circle cx="{at(*p).split(",")[0]}" cy="{at(*p).split(",")[1]}" r="3"><title>{name}: rate {p[0]:.3f}, accuracy {p[1]:.4f}</title></circle>' for p in points]
+        parts.append(f'<path d="M480 {60 + 20 * i}h30" stroke-width="2" {style}/><text x="516" y="{64 + 20 * i}">{name}</text>')
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 370" font-family="sans-serif" font-size="12">\n' + "\n".join(parts) + "\n</svg>\n"
+
+
 def explain(args, device):
     """--explain: the rationales of the user's own files, printed and pictured."""
     with user_errors():
@@ -599,6 +648,18 @@ def main():
         f"{args.image_size} px in patches of {args.patch_size}: {(args.image_size // args.patch_size) ** 2} features"
     print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, {features}")
 
+    curve = {}
+    for args.rate in args.rates or [args.rate]:
+        for method, runs in experiment(args, data, device).items():
+            curve.setdefault(method.upper(), []).append((np.mean([run["test"]["rate_mean"] for run in runs]), np.mean([run["test"]["accuracy"] for run in runs])))
+    if args.rates:
+        path = Path(args.out) / args.dataset / f"rates-{args.teacher if args.teacher_mode else args.student}-seed{args.seed}.svg".replace(":", "_")
+        write_text(path, curve_svg(args.dataset, curve))
+        print(f"\naccuracy against selection rate: {path}")
+
+
+def experiment(args, data, device):
+    """What the command names, at one rate: a teacher where one is needed, then all runs -> {method: [result of each seed]}."""
     methods = ["cls", "re", "rekd"] if args.compare else [args.method or ("re" if args.teacher_mode else "rekd")]
     role, preset = ("teacher", args.teacher) if args.teacher_mode else ("student", args.student)
     runs = [make_config(args, role, method, preset, args.seed + k) for k in range(args.seeds) for method in methods]
@@ -633,6 +694,7 @@ def main():
         print(f"\ntable and picture: {name}.txt, {pictured}")
     else:
         print(f"picture: {run_folder(args, runs[0]) / ('rationales.html' if args.kind == 'text' else 'rationales.png')}\nmodel: {run_folder(args, runs[0]) / 'best.pt'}")
+    return results
 
 
 def cli():

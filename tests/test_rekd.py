@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import rekd
 from rekd import (Rationalist, agreement, cls_losses, faithfulness, gumbel_noise, hard_mask, prediction_kd_loss, rationale_kd_loss,
                   re_losses, rekd_loss, rekd_losses, sample_mask, selection_loss, selection_stats, sign_flip_test, temperature)
 
@@ -277,3 +278,30 @@ def test_sign_flip_test_by_hand():
     assert sign_flip_test([0.1] * 6) == pytest.approx(2 / 64)                  # all agree: the floor
     assert sign_flip_test([3.0, -1.0]) == 1.0 == sign_flip_test([0.0])         # of |+-3 +-1|, two are 2 and two are 4: all >= 2
     assert sign_flip_test([1.0, 2.0, 3.0]) == sign_flip_test([-1.0, -2.0, -3.0]) == pytest.approx(2 / 8)
+
+
+# ---------------------------------------------------------------- baselines, and the covert channel
+
+def test_top_mask_keeps_the_best_of_what_is_selectable():
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7], [4.0, 3.0, 2.0, 1.0]])
+    assert rekd.top_mask(scores, 2).tolist() == [[0, 1, 0, 1], [1, 1, 0, 0]]
+    selectable = torch.tensor([[True, False, True, True], [False, False, False, True]])
+    assert rekd.top_mask(scores, 2, selectable).tolist() == [[0, 0, 1, 1], [0, 0, 0, 1]]          # never more than there are
+    assert rekd.top_mask(scores, torch.tensor([[1.0], [3.0]])).sum(1).tolist() == [1, 3]
+
+
+def test_saliency_is_gradient_times_input_and_of_a_linear_predictor_each_features_share():
+    weight, x = torch.tensor([[1.0, -2.0, 3.0], [0.0, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 2.0]])
+    predictor = lambda x, mask: (x * mask) @ weight.T                                              # class 0: 1 - 2 + 6
+    assert rekd.saliency(predictor, x, torch.ones(1, 3, dtype=torch.bool)).tolist() == [[1, -2, 6]]
+
+
+def test_the_probe_finds_a_covert_channel_and_nothing_in_masks_that_say_nothing():
+    y = torch.arange(600) % 3
+    place = torch.nn.functional.one_hot(y * 2, 8).float()                                          # where = which class
+    random = (torch.rand(600, 8) < 0.3).float()
+    assert rekd.probe(place[:400], y[:400], place[400:], y[400:]) > 0.99
+    assert rekd.probe(random[:400], y[:400], random[400:], y[400:]) < 0.45
+    before = torch.random.get_rng_state()
+    rekd.probe(random, y, random, y, epochs=1)
+    assert torch.equal(before, torch.random.get_rng_state())                                       # disturbs no other draw

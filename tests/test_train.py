@@ -110,7 +110,8 @@ def test_compare_prints_the_table_the_gap_and_no_p_value_under_six_seeds(run):
 
 def test_with_six_seeds_the_table_tells_p_and_its_floor():
     def result(accuracy):
-        return {"test": {"accuracy": accuracy, "rate_mean": 0.1, "rate_empty": 0.0}, "parameters": 10, "seconds": 1.0}
+        scores = dict.fromkeys(("sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random"), 0.0)
+        return {"test": {"accuracy": accuracy, "rate_mean": 0.1, "rate_empty": 0.0, **scores}, "parameters": 10, "seconds": 1.0}
     args = type("Args", (), dict(dataset="d", student="s", teacher_mode=False, compare=True, seeds=6, seed=0))
     runs = {"cls": [result(0.9)] * 6, "re": [result(0.5 + i / 100) for i in range(6)], "rekd": [result(0.86)] * 6}
     text = train.report(runs, args, None)
@@ -131,10 +132,11 @@ def test_the_checkpoint_is_the_best_epoch_that_keeps_to_the_rate(run, monkeypatc
     script = [(0.99, 1.0), (0.80, 0.18), (0.70, 0.15)]
     calls = []
 
-    def evaluate(model, data, split):
+    def evaluate(model, data, split, config, rate=None):
         accuracy, rate = script[min(len(calls), 2)]
         calls.append(1)
-        return {"accuracy": accuracy, "rate_mean": rate, "rate_std": 0.0, "rate_empty": 0.0, "rate_full": 0.0}
+        return {"accuracy": accuracy, "rate_mean": rate, "rate_std": 0.0, "rate_empty": 0.0, "rate_full": 0.0,
+                **dict.fromkeys(("sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random"), 0.0)}, None
     monkeypatch.setattr(train, "evaluate", evaluate)
     assert run("--method re --rate 0.15")[0] == 0
     assert torch.load(only("student-re-*", run.folder) / "best.pt", weights_only=True)["epoch"] == 2
@@ -327,7 +329,30 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(run, tmp_path, monkeypa
 def test_evaluation_leaves_the_mode_as_it_was_and_draws_no_noise(pets):
     dataset = data.load_dataset("colours", pets, image_size=16, patch_size=4)
     model = models.build(preset="vit:8:1:1", method="re", num_classes=3, image_size=16, patch_size=4).train()
-    assert train.evaluate(model, dataset, dataset.test) == train.evaluate(model, dataset, dataset.test) and model.training
+    (first, mask), (second, again) = (train.evaluate(model, dataset, dataset.test, {"method": "re"}) for _ in range(2))
+    assert first == second and torch.equal(mask, again) and model.training
     model.eval()
-    train.evaluate(model, dataset, dataset.test)
+    train.evaluate(model, dataset, dataset.test, {"method": "re"})
     assert not model.training
+
+
+def test_eval_mask_topk_keeps_exactly_the_rate_and_sample_draws_noise(pets):
+    dataset = data.load_dataset("colours", pets, image_size=16, patch_size=4)
+    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, image_size=16, patch_size=4)
+    config = {"method": "re", "rate": 0.3, "tau_end": 0.1}
+    result, mask = train.evaluate(model, dataset, dataset.test, {**config, "eval_mask": "topk"})
+    assert (mask.sum(1) == round(0.3 * 16)).all() and result["rate_std"] == 0
+    masks = [train.evaluate(model, dataset, dataset.test, {**config, "eval_mask": "sample"})[1] for _ in range(2)]
+    assert not torch.equal(*masks)
+
+
+def test_the_probe_the_faithfulness_and_the_rates_reach_the_table_and_a_picture(run):
+    code, out, err = run("--compare --rates 0.2,0.5 --probe --epochs 1")
+    assert code == 0 and err == "", err
+    result = json.loads((only("student-re-*rate0.5*", run.folder) / "result.json").read_text())["test"]
+    assert {"sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random", "probe", "chance", "examples_per_s"} <= result.keys()
+    assert result["chance"] == pytest.approx(1 / 3) and "comprehensiveness (random)" in out
+    svg = only("rates-*.svg", run.folder).read_text()
+    assert svg.count("<polyline") == 3 and svg.count("<circle") == 6
+    code, out, _ = run("--compare --rates 0.2,0.5 --probe --epochs 1 --resume")
+    assert code == 0 and out.count("finished before") == 6
