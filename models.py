@@ -1,15 +1,14 @@
 """The networks of REKD (arXiv 2601.22531): a ViT and a BERT by hand, and the heads that make a generator or a predictor of them.
 
 They are the published ones (ViT, Dosovitskiy et al. 2021: pre-norm, final layer norm; BERT, Devlin et al. 2019: post-norm, token
-types, layer norm over the embeddings; both: learned positions, GELU) plus one argument, `mask`: what the generator did not select
-is hidden from the predictor. How, says `masking`:
+types, layer norm over the embeddings; both: learned positions, GELU) plus one argument, `mask` (B, N): what the generator did not
+select (0) is hidden from the predictor. How, says a network's `masking`:
 
     zero    (the paper) the *content* embeddings of unselected features are multiplied by 0; their positions stay in sight
     drop    unselected features take no part in attention; "packed", they are not even computed: cheaper, the same logits
 
 Shapes: B examples, T positions of which the first is [CLS], N features: a ViT's patches, T = 1 + N; a BERT's whole sequence, T = N.
-A finished model in your own code:    model, info = load("runs/.../best.pt");  model(x).mask
-Needs rekd.py beside it, nothing else of this repository.
+Needs rekd.py beside it. A finished model in your own code:    model, info = load("runs/.../best.pt");  model(x).mask
 """
 
 import json
@@ -56,19 +55,16 @@ def parse_preset(name):
 
 def masked_attention(q, k, v, mask=None):
     """Attention in which position j counts M_j times: w_ij = M_j exp(s_ij - max over visible j) / their sum over j, s = q k / sqrt(d).
-
-    q, k, v (B, heads, T, d), mask (B, 1, 1, T) or None -> (B, heads, T, d). M_j > 0 is visible; in each example at least one is.
-    Nothing of a hidden position enters the result, bit for bit, but the gradient of its M_j is that of attending to its real value.
-    """
+    q, k, v (B, heads, T, d), mask M (B, 1, 1, T) or None -> (B, heads, T, d). M_j > 0 is visible; in each example at least one is.
+    Nothing of a hidden position enters the result, bit for bit, but the gradient of its M_j is that of attending to its real value."""
     if mask is None or mask.dtype == torch.bool:
         return F.scaled_dot_product_attention(q, k, v, mask)
     if not mask.requires_grad:  # M exp(s) = exp(s + log M): faster, but backward it would be 0 / 0 where M = 0
         return F.scaled_dot_product_attention(q, k, v, mask.log().to(q.dtype))
-    # (B, heads, T, T); autocast makes q and k bfloat16: too coarse for exp
-    scores = (q / q.shape[-1] ** 0.5 @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32))
-    top = scores.detach().masked_fill(mask == 0, -torch.inf).amax(-1, keepdim=True)
-    # Only a hidden position can lie above the top, so the clamp changes no value, only the gradient of a hidden M_j: at most e^10
-    # times that of the top. Without it, exp would overflow for a hidden score 89 above the top, and 0 * inf is NaN, forward too.
+    scores = (q / q.shape[-1] ** 0.5 @ k.mT).to(torch.promote_types(q.dtype, torch.float32))  # (B, heads, T, T); bfloat16 is coarse
+    top = scores.detach().masked_fill(mask == 0, -torch.inf).amax(-1, keepdim=True)           # (B, heads, T, 1)
+    # Only a hidden position can exceed the top, and M = 0 takes it out of the sums: the clamp changes no result. Without it exp would
+    # overflow 89 above the top, and 0 * inf is NaN; with it, e^10 bounds how far a hidden position outweighs the top in M_j's gradient.
     weights = mask * (scores - top).clamp(max=10).exp()
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
@@ -77,15 +73,13 @@ def pack(mask, *tensors):
     """tensors (B or 1, N, ...) -> (B, L, ...): each example's selected features, in order. L is the most that one example selects;
     unselected ones fill up the others. Shapes depend on L, so the host waits for the device here: packing is for evaluation."""
     keep = (mask > 0).int()
-    kept = keep.argsort(dim=1, descending=True, stable=True)[:, :int(keep.sum(1).max())]         # (B, L)
+    kept = keep.argsort(dim=1, descending=True, stable=True)[:, :int(keep.sum(1).max())]  # (B, L)
     return [x[torch.arange(len(x), device=x.device).unsqueeze(1), kept] for x in tensors]
 
 
 class Block(nn.Module):
-    """One encoder layer, (B, T, dim) -> (B, T, dim): attention, then MLP, each added to what it read.
-
-    ViT normalises before (x + f(norm(x)), "pre-norm"), BERT after (norm(x + f(x)), "post-norm"). visible: `masked_attention`'s mask.
-    """
+    """One encoder layer, (B, T, dim) -> (B, T, dim): attention, then MLP, each added to what it read. ViT normalises before,
+    x + f(norm(x)), "pre-norm"; BERT after, norm(x + f(x)), "post-norm". visible (B, 1, 1, T) or None: see `masked_attention`."""
 
     def __init__(self, *, dim, heads, mlp_dim, pre_norm, eps=1e-12):
         super().__init__()
@@ -113,10 +107,8 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim), the normalised last hidden states.
-
-    [CLS], always visible, then N = (image_size / patch_size)^2 patches, row by row. packed (`drop` only): -> (B, 1 + L, dim).
-    """
+    """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim), the normalised last hidden states: of [CLS], always
+    visible, then of the N = (image_size / patch_size)^2 patches, row by row. packed (`drop` only): -> (B, 1 + L, dim), see `pack`."""
 
     def __init__(self, *, dim, depth, heads, image_size, patch_size, masking="zero", mlp_dim=None, eps=1e-12):
         super().__init__()
@@ -144,20 +136,16 @@ class ViT(nn.Module):
             visible = F.pad(mask, (1, 0), value=1)[:, None, None, :]               # (B, 1, 1, 1 + N)
         x = self.patch_embedding(x)                                                # (B, N, dim)
         if mask is not None and self.masking == "zero":
-            x = x * mask.unsqueeze(-1).to(x.dtype)                                 # R = M * X
-        cls = (self.cls + self.positions[:, :1]).expand(len(x), -1, -1)            # (B, 1, dim)
-        x = torch.cat([cls, x + positions], 1)                                     # (B, 1 + N, dim)
+            x = x * mask.unsqueeze(-1).to(x.dtype)                                 # R = M * X; positions are added after it
+        x = torch.cat([(self.cls + self.positions[:, :1]).expand(len(x), -1, -1), x + positions], 1)  # (B, 1 + N, dim)
         for block in self.blocks:
             x = block(x, visible)
         return self.norm(x)
 
 
 class BERT(nn.Module):
-    """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states. packed (`drop` only): -> (B, L, dim).
-
-    Position 0 is [CLS], always visible; id 0 is padding, which nobody attends to; the last token before it is [SEP], which `drop`
-    hides whenever there is a mask.
-    """
+    """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states. packed (`drop` only): -> (B, L, dim), see `pack`.
+    First comes [CLS], always visible; id 0 is padding, always hidden; the last token before it is [SEP], which `drop` hides with a mask."""
 
     def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero", mlp_dim=None, eps=1e-12):
         super().__init__()
@@ -209,9 +197,7 @@ class Generator(nn.Module):
 
 class Predictor(nn.Module):
     """x, mask (B, N) or None for the whole input -> (B, num_classes) logits, read at [CLS].
-
-    packed: run the selected features alone. It takes `drop` and a mask that needs no gradient. None: in eval mode, where it can.
-    """
+    packed: run the selected features alone. It takes `drop` and a mask that needs no gradient. None: in eval mode, where it can."""
 
     def __init__(self, backbone, num_classes, dropout=0.1):
         super().__init__()
@@ -221,7 +207,7 @@ class Predictor(nn.Module):
     def forward(self, x, mask=None, packed=None):
         possible = self.backbone.masking == "drop" and not (mask is not None and mask.requires_grad and torch.is_grad_enabled())
         demand(possible or not packed, "packed=True needs a backbone with masking='drop' and a mask without gradient: leave packed out")
-        packed = possible and not self.training if packed is None else packed
+        packed = (possible and not self.training) if packed is None else packed
         return self.head(self.backbone(x, mask, packed)[:, 0])
 
 
@@ -233,8 +219,7 @@ class SelectAll(nn.Module):
         self.selectable = selectable  # x -> (B, N) bool
 
     def forward(self, x):
-        keep = self.selectable(x)                             # (B, N)
-        return torch.stack([~keep, keep], dim=-1).float()     # (B, N, 2)
+        return F.one_hot(self.selectable(x).long(), 2).float()  # (B, N, 2): (1, 0) drops, (0, 1) keeps
 
 
 # ---------------------------------------------------------------- building and loading
@@ -271,13 +256,11 @@ def read_dict(path, what, advice, device="cpu"):
 
 def load(path, device="cpu"):
     """A finished best.pt -> (Rationalist in eval mode, info). A missing, damaged or foreign file is a ValueError.
-
     info: `model` (the arguments of `build`), `config` (all options of the run), `classes` (names), `input` (what turns a
-    file into an input, see data.read_input), `fingerprint` of the training data, `metric` (on dev).
-    """
-    checkpoint = read_dict(path, "checkpoint", "give the best.pt of a finished run", device)
-    complete = {"weights", "model", "classes", "input"} <= checkpoint.keys()
-    demand(complete, f"{path} is not a checkpoint of train.py: give the best.pt of a finished run")
+    file into an input, see data.read_input), `fingerprint` of the training data, `metric` (on dev)."""
+    advice = "give the best.pt of a finished run"
+    checkpoint = read_dict(path, "checkpoint", advice, device)
+    demand({"weights", "model", "classes", "input"} <= checkpoint.keys(), f"{path} is not a checkpoint of train.py: {advice}")
     model = build(**checkpoint["model"])
     model.load_state_dict(checkpoint.pop("weights"))
     return model.to(device).eval(), checkpoint
@@ -306,32 +289,29 @@ def read_safetensors(path):
             demand(begin == end and stop <= len(data) and stop - begin == shape.numel() * dtype.itemsize, f"{name} cannot be {entry}")
             tensors[name], end = torch.frombuffer(data[begin:stop], dtype=dtype).view(shape), stop
         demand(end == len(data), f"it has {len(data)} bytes of tensors, not {end}")
-    except Exception as error:  # a header may lack anything
-        raise ValueError(f"{path} is damaged: {error}") from None
+    except Exception as error:  # a header can be wrong in a dozen ways
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
     return tensors
 
 
 def resize_positions(table, n):
     """Position embeddings of a square grid, (1, 1 + m, dim) -> (1, 1 + n, dim): [CLS]'s stays, the grid's are interpolated."""
-    grid, new = table[:, 1:].float().transpose(1, 2), round(n ** 0.5)                 # (1, dim, m)
-    old = round(grid.shape[2] ** 0.5)
-    if old in (0, new) or old**2 != grid.shape[2]:
-        return table  # as it should be, or no square
-    grid = F.interpolate(grid.unflatten(2, (old, old)), size=(new, new), mode="bicubic", align_corners=False)  # (1, dim, new, new)
+    old, new = round(table[:, 1:].shape[1] ** 0.5), round(n ** 0.5)
+    if table.shape[1] != 1 + old**2 or old in (0, new):
+        return table  # no square, or as it should be
+    grid = table[:, 1:].float().transpose(1, 2).unflatten(2, (old, old))              # (1, dim, old, old)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)  # (1, dim, new, new)
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
 
 def load_pretrained(backbone, source):
     """All weights of a ViT or BERT from a file (.safetensors, or of torch.save) or state dict with Hugging Face's published names.
-
     A prefix (vit., bert.) and heads do not matter. Of more layers or word positions than needed the first are taken, image positions
-    are interpolated. Whatever else does not fit, a config.json beside the file included, is a ValueError: the backbone is as it was.
-    """
-    kind, block, where, found, views = "vit" if isinstance(backbone, ViT) else "bert", backbone.blocks[0], "the state dict", {}, {}
-
+    are interpolated. Whatever else does not fit, a config.json beside the file included, is a ValueError: the backbone is as it was."""
     def fits(holds, problem):
         demand(holds, f"{where} {problem}, or start from scratch")
 
+    kind, block, where, found, views = "vit" if isinstance(backbone, ViT) else "bert", backbone.blocks[0], "the state dict", {}, {}
     if not isinstance(source, dict):
         where, config = source, Path(source).with_name("config.json")
         theirs = read_dict(config, "JSON", "mend or remove it") if config.exists() else {}
@@ -356,8 +336,7 @@ def load_pretrained(backbone, source):
     fits(views.keys() == found.keys(), f"has not the keys of this {kind} (missing: {missing}; unexpected: {unexpected}): take another file")
     for name, view in views.items():
         x = found[name]
-        numbers = isinstance(x, torch.Tensor) and x.is_floating_point() and x.float().isfinite().all()
-        fits(numbers, f"has not finite numbers in {name}: fetch it again")
+        fits(torch.is_tensor(x) and x.is_floating_point() and x.float().isfinite().all(), f"has not finite numbers in {name}: fetch it again")
         if "position" in name and x.ndim == view.ndim:
             x = x[:backbone.max_len] if kind == "bert" else resize_positions(x, backbone.num_features)
         fits(x.shape == view.shape, f"has the shape {tuple(x.shape)} in {name}, this {kind} {tuple(view.shape)}: take the file's sizes")
