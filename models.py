@@ -61,7 +61,7 @@ def masked_attention(q, k, v, mask=None):
         return F.scaled_dot_product_attention(q, k, v, mask)
     if not mask.requires_grad:  # M exp(s) = exp(s + log M): faster, but backward it would be 0 / 0 where M = 0
         return F.scaled_dot_product_attention(q, k, v, mask.log().to(q.dtype))
-    scores = (q / q.shape[-1] ** 0.5 @ k.mT).to(torch.promote_types(q.dtype, torch.float32))  # (B, heads, T, T); bfloat16 is coarse
+    scores = (q / q.shape[-1] ** 0.5 @ k.mT).to(torch.promote_types(q.dtype, torch.float32))  # (B, heads, T, T), float32 at least
     top = scores.detach().masked_fill(mask == 0, -torch.inf).amax(-1, keepdim=True)           # (B, heads, T, 1)
     # Only a hidden position can exceed the top, and M = 0 takes it out of the sums: the clamp changes no result. Without it exp would
     # overflow 89 above the top, and 0 * inf is NaN; with it, e^10 bounds how far a hidden position outweighs the top in M_j's gradient.
@@ -145,7 +145,7 @@ class ViT(nn.Module):
 
 class BERT(nn.Module):
     """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states. packed (`drop` only): -> (B, L, dim), see `pack`.
-    First comes [CLS], always visible; id 0 is padding, always hidden; the last token before it is [SEP], which `drop` hides with a mask."""
+    First comes [CLS], always visible; id 0 is padding, always hidden; the last before it is [SEP], which a mask under `drop` hides."""
 
     def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero", mlp_dim=None, eps=1e-12):
         super().__init__()
@@ -258,8 +258,7 @@ def load(path, device="cpu"):
     """A finished best.pt -> (Rationalist in eval mode, info). A missing, damaged or foreign file is a ValueError.
     info: `model` (the arguments of `build`), `config` (all options of the run), `classes` (names), `input` (what turns a
     file into an input, see data.read_input), `fingerprint` of the training data, `metric` (on dev)."""
-    advice = "give the best.pt of a finished run"
-    checkpoint = read_dict(path, "checkpoint", advice, device)
+    checkpoint = read_dict(path, "checkpoint", advice := "give the best.pt of a finished run", device)
     demand({"weights", "model", "classes", "input"} <= checkpoint.keys(), f"{path} is not a checkpoint of train.py: {advice}")
     model = build(**checkpoint["model"])
     model.load_state_dict(checkpoint.pop("weights"))
@@ -320,17 +319,18 @@ def load_pretrained(backbone, source):
         for name, value in ours.items():
             fits(theirs.get(name, value) == value, f"has {name} {theirs.get(name)} by its config.json, this network {value}: take the file's")
         source = read_dict(where, "file of weights", "fetch it again")
-    for key, x in source.items():
+    for key, x in source.items():  # found: their tensors by today's names, without prefix, heads and deeper layers
         name = str(key).removeprefix(f"{kind}.").replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         layer = re.match(r"encoder\.layer\.(\d+)\.", name)
         if not name.startswith(IGNORED) and not (layer and int(layer[1]) >= len(backbone.blocks)):
             found[f"{name} (twice)" if name in found else name] = x
-    for key, ours in backbone.state_dict().items():  # views: our tensors in the published shapes and names
+    for key, tensor in backbone.state_dict().items():  # views: our tensors in the published shapes and names
         layer, module, leaf = re.fullmatch(r"(blocks\.\d+\.)?(\w+)(\.\w+)?", key).groups("")
         name = layer.replace("blocks", "encoder.layer") + NAMES[module].split("|")[-1 if kind == "bert" else 0]
         parts = (".query", ".key", ".value") if module == "qkv" else ("",)
-        ours = ours.view(-1, 3, *2 * [backbone.patch_size]) if key == "patch_embedding.weight" else ours  # theirs is a convolution
-        views.update((name + part + leaf, view) for part, view in zip(parts, ours.chunk(len(parts))))
+        if key == "patch_embedding.weight":
+            tensor = tensor.view(backbone.dim, 3, backbone.patch_size, -1)  # theirs is a convolution
+        views.update((name + part + leaf, view) for part, view in zip(parts, tensor.chunk(len(parts))))
     missing, unexpected = (", ".join(sorted(names)) or "none" for names in (views.keys() - found.keys(), found.keys() - views.keys()))
     fits(any(name.startswith("embeddings.") for name in views.keys() & found.keys()), f"holds no {kind} by its published names: take another file")
     fits(views.keys() == found.keys(), f"has not the keys of this {kind} (missing: {missing}; unexpected: {unexpected}): take another file")
