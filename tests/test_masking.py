@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from models import BERT, Predictor, ViT, build, masked_attention
-from rekd import sample_mask
+from models import BERT, Generator, Predictor, ViT, build, masked_attention
+from rekd import Rationalist, sample_mask
 
 KINDS = pytest.mark.parametrize("kind", ["vit", "bert"])
 N = {"vit": 16, "bert": 12}
@@ -299,6 +299,19 @@ def test_bfloat16_autocast_is_finite_and_near(kind):
     for near in (logits, packed):
         assert torch.allclose(near.float(), exact, atol=0.05)
     assert torch.nn.functional.cosine_similarity(mask.grad.flatten(), gradient.flatten(), dim=0) > 0.99
+
+
+@KINDS
+@pytest.mark.parametrize("masking", ["zero", "drop"])
+def test_a_training_step_never_waits_for_the_device(kind, masking):
+    """Tensors on "meta" have shapes but no values: what would make the host wait for one (.item(), nonzero, `if tensor`) raises."""
+    generator, predictor = Generator(network(kind, masking).backbone), network(kind, masking)
+    model, x = Rationalist(generator, predictor).train().to("meta"), inputs(kind).to("meta")
+    model(x, tau=1.0).logits.sum().backward()
+    assert model(x).logits.shape == (4, 5)
+    if masking == "drop":                                                                    # packing has to: it needs a length
+        with torch.no_grad(), pytest.raises(RuntimeError, match="item"):
+            predictor(x, predictor.backbone.selectable(x), packed=True)
 
 
 def test_build_passes_the_masking_on_and_it_has_no_weights_of_its_own():

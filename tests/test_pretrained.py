@@ -302,6 +302,8 @@ def test_read_safetensors_by_hand_and_what_it_refuses(tmp_path):
                    {"a": entry(-8, 16, (6,))}, {"a": entry(0, 16, (-1, -4))}, {"a": entry(0, 16, (4,), "I8")}, {"a": entry(0, 16, (4,), ["F32"])},
                    {"a": {"dtype": "F32"}}, {"a": 3}, [1, 2], b"{", b"\xff\xfe", b"[" * 100_000):
         refused(ViT(**VIT_SHAPE), write_safetensors(path, header, body), "x.safetensors.* damaged")
+        with pytest.raises(ValueError, match="x.safetensors is damaged"):  # by itself too, whatever the header lacks
+            read_safetensors(path)
     for length in (1000, 2**40, 2**64 - 1):
         refused(ViT(**VIT_SHAPE), write_safetensors(path, {"a": entry(0, 16, (4,))}, body, length), "x.safetensors.* damaged")
 
