@@ -12,22 +12,8 @@ then resize), and a batch of texts is trimmed to its longest.
 This file imports no other file of the repository and can be copied alone. See it at work:    python train.py
 """
 
-import contextlib
-import functools
-import hashlib
-import os
-import pickle
-import random
-import re
-import string
-import sys
-import tempfile
-import time
-import unicodedata
-import urllib.request
-from array import array
+import contextlib, functools, hashlib, http.client, os, pickle, random, re, string, sys, tempfile, time, unicodedata, urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -85,15 +71,13 @@ class Dataset:
         are read on the host: nothing here waits for the device.
         """
         order = torch.arange(len(split)) if order is None else order
-        index = order.to(split.y.device)
-        for start in range(0, len(order), batch_size):
-            of_batch = index[start:start + batch_size]
-            x = split.x[of_batch]
+        for rows, index in zip(order.split(batch_size), order.to(split.y.device).split(batch_size)):
+            x = split.x[index]
             if split.lengths is not None:
-                x = x[:, :-(-int(split.lengths[order[start:start + batch_size]].max()) // 32) * 32]
-            elif training and self.augment:
-                x = crop_and_flip(x)
-            yield (x if split.lengths is not None else to_input(x, self.input["image_size"])), split.y[of_batch]
+                x = x[:, :-(-int(split.lengths[rows].max()) // 32) * 32]
+            else:
+                x = to_input(crop_and_flip(x) if training and self.augment else x, self.input["image_size"])
+            yield x, split.y[index]
 
 
 def kind_of(name, data_dir="data"):
@@ -122,25 +106,27 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         raise UserError(f"no data set {name!r}: there are {', '.join([*BUILT_IN, *DOWNLOADS])}, and in {data_dir}/ "
                         f"{', '.join(local) or 'none yet'}; your own goes into {folder}/{{train,test}}/<class>/")
     order = stratified_order(train.y)
-    dev, rest = order[:max(len(order) // 5, 1)], order[max(len(order) // 5, 1):]
+    dev, rest = order.tensor_split([max(len(order) // 5, 1)])
     if limit is not None:
         if limit < len(classes):
             raise UserError(f"--limit {limit} is less than one example for each of the {len(classes)} classes of {name}")
         dev, rest = dev[:max(limit // 4, 1)], rest[:limit]
+    train, dev = train.select(rest), train.select(dev)
     if corpus:
-        tokenizer = WordPiece(vocab or corpus.vocabulary(train.x[rest]))
+        tokenizer = WordPiece(vocab or corpus.vocabulary(train.x))
         ids, lengths = corpus.encode(tokenizer, max_length)
-        for split in (train, test):
-            truth = None if split.truth is None else F.pad(split.truth, (1, max_length))[:, :max_length]  # after [CLS]
-            split.x, split.truth, split.lengths, split.docs = ids[split.x], truth, lengths[split.x], split.x
         input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
     else:
         input = {"kind": "image", "image_size": image_size}
-        for split in (train, test):  # a feature is part of the truth if it touches it
-            if split.truth is not None:
-                split.truth = F.adaptive_max_pool2d(split.truth.float(), image_size // patch_size).flatten(1).bool()  # (n, H, W) -> (n, N)
-    digest = hashlib.sha256(rest.numpy().tobytes() + train.y[rest].numpy().tobytes() + train.x[rest[::16]].numpy().tobytes())
-    return Dataset(name, classes, train.select(rest).to(device), train.select(dev).to(device), test.to(device),
+    for split in (train, dev, test):
+        if corpus:
+            split.x, split.lengths, split.docs = ids[split.x], lengths[split.x], split.x
+        if split.truth is not None and corpus:  # one place to the right, after [CLS]
+            split.truth = F.pad(split.truth, (1, max_length))[:, :max_length]
+        elif split.truth is not None:           # (n, H, W) -> (n, N): a feature is part of the truth if it touches it
+            split.truth = F.adaptive_max_pool2d(split.truth.float(), image_size // patch_size).flatten(1).bool()
+    digest = hashlib.sha256(rest.numpy().tobytes() + train.y.numpy().tobytes() + train.x[::16].numpy().tobytes())
+    return Dataset(name, classes, train.to(device), dev.to(device), test.to(device),
                    input, not corpus and name not in BUILT_IN, digest.hexdigest()[:16], corpus)
 
 
@@ -159,9 +145,8 @@ def stratified_order(y):
 
 @functools.lru_cache
 def normalisation(device):
-    """ImageNet's mean and standard deviation, (3, 1, 1) each, for pixels in 0 .. 1."""
-    return (torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1),
-            torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1))
+    """ImageNet's mean and standard deviation for pixels in 0 .. 1: (2, 3, 1, 1)."""
+    return torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], device=device).view(2, 3, 1, 1)
 
 
 def to_input(pixels, image_size):
@@ -299,54 +284,41 @@ class WordPiece:
         return [self.ids["[CLS]"], *ids[:max_length and max_length - 2], self.ids["[SEP]"]]
 
 
+@dataclass
 class Corpus:
-    """Texts as the numbers of their words. Counting and encoding need no second look at the texts, and a cache is small.
-
-    words: the distinct words; flat: (all words of all texts,) int32 numbers of words; ends: (texts,) int64 ends in `flat`.
-    """
-
-    def __init__(self, words, flat, ends):
-        self.words, self.flat, self.ends = words, flat, ends
+    """Texts as the numbers of their words. Counting and encoding need no second look at the texts, and a cache is small."""
+    words: list   # the distinct words of all texts
+    texts: list   # of each text, the numbers of its words: an int32 array
 
     @staticmethod
     def of(texts):
         """texts: an iterable of lists of words."""
-        number, flat, ends = {}, array("i"), array("q")
-        for words in texts:
-            flat.extend(number.setdefault(word, len(number)) for word in words)
-            ends.append(len(flat))
-        return Corpus(list(number), torch.tensor(flat, dtype=torch.int32), torch.tensor(ends, dtype=torch.int64))
-
-    def starts(self):
-        return F.pad(self.ends[:-1], (1, 0))
+        number = {}
+        texts = [np.array([number.setdefault(word, len(number)) for word in words], np.int32) for words in texts]
+        return Corpus(list(number), texts)
 
     def __getitem__(self, doc):
-        return [self.words[w] for w in self.flat[self.starts()[doc]:self.ends[doc]].tolist()]
+        return [self.words[w] for w in self.texts[doc]]
 
     def vocabulary(self, docs, size=15000):
         """The `size` most frequent words of the texts `docs`, after the special tokens."""
-        chosen = torch.zeros(len(self.ends), dtype=torch.bool).scatter_(0, docs, True)
-        counts = self.flat[chosen.repeat_interleave(self.ends - self.starts())].bincount(minlength=len(self.words))
-        ranked = counts.argsort(descending=True, stable=True)[:int((counts > 0).sum())].tolist()
+        counts = np.bincount(np.concatenate([self.texts[doc] for doc in docs]))
+        ranked = (-counts).argsort(kind="stable")[:(counts > 0).sum()]
         return [*SPECIAL, *[self.words[w] for w in ranked if self.words[w] not in SPECIAL][:size]]
 
     def encode(self, tokenizer, max_length):
         """-> ids (texts, max_length) int32, lengths (texts,): as tokenizer.encode, for all texts at once."""
         pieces = [tokenizer.pieces(word) for word in self.words]
-        count, longest = torch.tensor([len(p) for p in pieces]), max(map(len, pieces))
-        at = self.starts()[:, None] + torch.arange(max_length - 2)             # (texts, max_length - 2): a word is a piece at least
-        word = self.flat[at.clamp(max=len(self.flat) - 1)].long()
-        counts = count[word] * (at < self.ends[:, None])
-        first = counts.cumsum(1) - counts + 1                                 # where the first piece of a word comes, after [CLS]
-        lengths = counts.sum(1).add(2).clamp(max=max_length)
-        ids = torch.zeros(len(self.ends), max_length, dtype=torch.int32)
-        for k in range(longest):
-            piece = torch.tensor([p[k] if k < len(p) else 0 for p in pieces], dtype=torch.int32)
-            doc, column = ((counts > k) & (first + k < max_length - 1)).nonzero(as_tuple=True)
-            ids[doc, first[doc, column] + k] = piece[word[doc, column]]
+        longest = max(map(len, pieces))
+        table = np.array([[*p, *[-1] * (longest - len(p))] for p in pieces], np.int32)  # (words, longest), -1: no piece
+        ids, lengths = np.zeros((len(self.texts), max_length), np.int32), []
+        for row, text in zip(ids, self.texts):
+            found = table[text[:max_length - 2]]                                        # a word is one piece at least
+            found = found[found >= 0][:max_length - 2]
+            row[1:len(found) + 1], row[len(found) + 1] = found, tokenizer.ids["[SEP]"]
+            lengths.append(len(found) + 2)
         ids[:, 0] = tokenizer.ids["[CLS]"]
-        ids[torch.arange(len(ids)), lengths - 1] = tokenizer.ids["[SEP]"]
-        return ids, lengths
+        return torch.from_numpy(ids), torch.tensor(lengths)
 
 
 # ---------------------------------------------------------------- class folders
@@ -358,82 +330,73 @@ def read_folder(folder, image_size):
     wants: a batch is resized on the device); all others are resized to image_size. Decoded pixels, or counted words, are
     kept in <folder>/.rekd-cache.pt, and made again when a file has changed.
     """
-    kind, files, classes = kind_of(folder.name, folder.parent), {}, None
+    kind, files = kind_of(folder.name, folder.parent), {}  # files[part][class]: the paths
     for part in ("train", "test"):
         if not (folder / part).is_dir():
             raise UserError(f"{folder} has no folder {part!r}: files go into {folder}/{{train,test}}/<class>/")
-    for part in ("train", "test"):
-        names = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not entry.name.startswith(".")
-                       and entry.name != "unsup")  # IMDB's unlabelled reviews
-        classes = classes or names
-        if len(classes) < 2 or names != classes:
-            raise UserError(f"{folder / part} has the class folders {names}, " + (
-                f"but the training set has {classes}: they must be the same" if len(classes) > 1 else "but at least two are needed"))
-        files[part] = [sorted((entry for entry in os.scandir(folder / part / name) if entry.name.lower().endswith(FILES[kind])),
-                              key=lambda entry: entry.name) for name in classes]
-        for name, entries in zip(classes, files[part]):
-            if not entries:
+        names = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not entry.name.startswith("."))
+        files[part] = {name: [f"{folder / part / name}/{file}" for file in sorted(os.listdir(folder / part / name))
+                              if file.lower().endswith(FILES[kind])] for name in names if name != "unsup"}  # IMDB's unlabelled reviews
+    classes, test_classes = list(files["train"]), list(files["test"])
+    if len(classes) < 2:
+        raise UserError(f"{folder / 'train'} has the class folders {classes}, but at least two are needed")
+    if test_classes != classes:
+        raise UserError(f"{folder / 'test'} has the class folders {test_classes}, but the training set has {classes}: they must be the same")
+    paths, y = [], []
+    for part in files:
+        for c, (name, of_class) in enumerate(files[part].items()):
+            if not of_class:
                 raise UserError(f"the class folder {folder / part / name} has no {', '.join(FILES[kind])} file")
-    entries = [entry for part in files.values() for of_class in part for entry in of_class]
-    listing = [f"{kind} {image_size if kind == 'image' else ''}", *(f"{e.path[len(str(folder)):]} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)]
-    key = hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest()
-    path = folder / ".rekd-cache.pt"
-    try:
-        cache = torch.load(path, weights_only=True)
-        content = cache["content"] if cache["key"] == key else None
-    except Exception:  # none yet, or torn
-        content = None
+            paths += of_class
+            y += [c] * len(of_class)
+    listing = [f"{path[len(str(folder)):]} {stat.st_size} {stat.st_mtime_ns}" for path, stat in zip(paths, map(os.stat, paths))]
+    key = hashlib.sha256("\n".join([f"{kind} {image_size * (kind == 'image')}", *listing]).encode(errors="surrogateescape")).hexdigest()
+    cache, content = folder / ".rekd-cache.pt", None
+    with contextlib.suppress(Exception):  # none yet, a torn one, or one of other files
+        content = torch.load(cache, weights_only=True)[key]
     if content is None:
-        content = read_images(entries, image_size) if kind == "image" else read_texts(entries)
+        content = read_texts(paths) if kind == "text" else read_images(paths, image_size)
         try:
-            write_atomically(path, lambda file: torch.save({"key": key, "content": content}, file))
+            write_atomically(cache, lambda file: torch.save({key: content}, file))
         except UserError as error:
             print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
-    corpus = None if kind == "image" else Corpus(content[0].split("\n"), *content[1:])
-    x = content if kind == "image" else torch.arange(len(entries))
-    y = torch.cat([torch.full((len(of_class),), c) for part in files.values() for c, of_class in enumerate(part)])
-    n = sum(map(len, files["train"]))
+    if kind == "text":
+        words, flat, lengths = content
+        x, corpus = torch.arange(len(paths)), Corpus(words.split("\n"), np.split(flat.numpy(), lengths.cumsum(0)[:-1]))
+    else:
+        x, corpus = content, None
+    y, n = torch.tensor(y), sum(map(len, files["train"].values()))
     return Split(x[:n], y[:n]), Split(x[n:], y[n:]), classes, corpus
 
 
-def read_images(entries, image_size):
+def read_images(paths, image_size):
     """-> (n, 3, S, S) uint8."""
     sizes = set()
-    for entry in entries:  # opening reads the header only
-        try:
-            with Image.open(entry.path) as image:
-                sizes.add(image.size)
-        except Exception as error:
-            raise UserError(f"{entry.path} cannot be read as an image ({error}): mend or remove it") from None
-    width, height = next(iter(sizes))
-    size = width if len(sizes) == 1 and width == height <= image_size else image_size
-    pixels = torch.empty(len(entries), 3, size, size, dtype=torch.uint8)
-    for i, entry in enumerate(tqdm(entries, "decoding images", unit="", disable=not sys.stderr.isatty())):
-        pixels[i] = read_image(entry.path, size)
+    for path in paths:
+        with contextlib.suppress(Exception), Image.open(path) as image:  # reads the header only; a damaged file is named below
+            sizes.add(image.size)
+    size = next((s for s in range(1, image_size) if sizes == {(s, s)}), image_size)
+    pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    for i, path in enumerate(tqdm(paths, "decoding images", unit="", disable=None)):  # None: where stderr is no terminal
+        pixels[i] = read_image(path, size)
     return pixels
 
 
-def read_texts(entries):
-    """-> the words, in one string, and the two tensors of a Corpus."""
-    replaced = {}
-
-    def texts():
-        for entry in tqdm(entries, "reading texts", unit="", disable=not sys.stderr.isatty()):
-            text, count = read_text(entry.path)
-            if count:
-                replaced[entry.path] = count
-            yield WordPiece.words(text)
-
-    corpus = Corpus.of(texts())
+def read_texts(paths):
+    """-> a Corpus as a file can hold it: its words in one string (none holds white space), the texts in a row, their lengths."""
+    read = [read_text(path) for path in paths]
+    replaced = [path for path, (_, count) in zip(paths, read) if count]
     if replaced:
-        print(f"{sum(replaced.values())} undecodable bytes in {len(replaced)} files were replaced (the first: {next(iter(replaced))})", file=sys.stderr)
-    return "\n".join(corpus.words), corpus.flat, corpus.ends  # a word holds no white space; one long string loads fast
+        print(f"{sum(count for _, count in read)} undecodable bytes in {len(replaced)} files were replaced (the first: {replaced[0]})", file=sys.stderr)
+    corpus = Corpus.of(WordPiece.words(text) for text, _ in tqdm(read, "reading texts", unit="", disable=None))
+    return "\n".join(corpus.words), torch.from_numpy(np.concatenate(corpus.texts)), torch.tensor([len(text) for text in corpus.texts])
 
 
 def write_atomically(path, write):
     """write(binary file) beside the target, then rename: there is never half a file under the final name."""
     part = Path(f"{path}.{os.getpid()}.part")
     try:
+        part.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             write(file)
         os.replace(part, path)
@@ -463,37 +426,27 @@ def fetch(url, file, md5):
         told = redirects.told | {k.lower(): v for k, v in response.headers.items()}
         sizes = {int(told[k]) for k in ("x-linked-size", "content-length") if k in told}
         etag = told.get("x-linked-etag", told.get("etag", "")).strip('W/"')
-        with tqdm(total=max(sizes, default=None), unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=max(sizes, default=None), unit="B", unit_scale=True, disable=None) as bar:
             while chunk := response.read(1 << 20):
                 file.write(chunk), sha256.update(chunk), hash.update(chunk), bar.update(len(chunk))
     if sizes - {file.tell()} or len(etag) == 64 and etag != sha256.hexdigest() or md5 not in (None, hash.hexdigest()):
         raise OSError("the file is incomplete or has another checksum")
 
 
-def download(url, path, md5=None, otherwise="", optional=False):
-    """url -> path -> True (False: an optional one is not there). A failure leaves nothing behind and names what to do by hand."""
-    part = Path(f"{path}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"downloading {url}", file=sys.stderr)
-        with open(part, "wb") as file:
-            for pause in (1, 3, None):
-                try:
-                    fetch(url, file, md5)
-                    break
-                except (OSError, HTTPException) as error:  # a cut connection or 500 may pass; no network (URLError) or 404 will not
-                    if pause is None or isinstance(error, URLError) and getattr(error, "code", 0) < 500:
-                        raise
-                    time.sleep(pause)
-        os.replace(part, path)
-        return True
-    except (OSError, HTTPException) as error:
-        if optional and getattr(error, "code", None) == 404:
-            return False
-        raise UserError(f"cannot download {url} ({getattr(error, 'reason', error)}): fetch it by hand and put it at {path}{otherwise}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+def download(url, path, md5=None, otherwise=""):
+    """url -> path, tried again where that may help. A failure leaves nothing behind and names what to do by hand."""
+    def attempts(file):
+        for pause in (1, 3, None):
+            try:
+                return fetch(url, file, md5)
+            except (OSError, http.client.HTTPException) as error:  # a cut connection or 500 may pass; no network (URLError) or 404 will not
+                if pause is None or isinstance(error, URLError) and getattr(error, "code", 0) < 500:
+                    reason = getattr(error, "reason", error)
+                    raise UserError(f"cannot download {url} ({reason}): fetch it by hand and put it at {path}{otherwise}") from error
+                time.sleep(pause)
+
+    print(f"downloading {url}", file=sys.stderr)
+    write_atomically(path, attempts)
 
 
 def fetch_hub(repo, *filenames):
@@ -501,9 +454,16 @@ def fetch_hub(repo, *filenames):
     folder = Path(torch.hub.get_dir(), "checkpoints", repo.replace("/", "--"))
     address = f"{(os.environ.get('HF_ENDPOINT') or 'https://huggingface.co').rstrip('/')}/{repo}/resolve/main"
     otherwise = f"{''.join(f' (or {name} from there beside it)' for name in filenames[1:])}, or choose --init scratch"
-    here = [folder / name for name in filenames if (folder / name).is_file()]
-    return here[0] if here else next(folder / name for name in filenames if download(
-        f"{address}/{name}", folder / name, otherwise=otherwise, optional=name != filenames[-1]))
+    for path in (folder / name for name in filenames):
+        if path.is_file():
+            return path
+    for name in filenames:
+        try:
+            download(f"{address}/{name}", folder / name, otherwise=otherwise)
+            return folder / name
+        except UserError as error:
+            if name == filenames[-1] or getattr(error.__cause__, "code", None) != 404:
+                raise
 
 
 def fetch_archive(url, md5, archive, inside, folder):
@@ -523,30 +483,32 @@ def fetch_imdb(root):
     """The Large Movie Review Dataset (Maas et al. 2011) from its home page: a class folder like any other."""
     fetch_archive("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "7c2ac02c03563afcf9b574c7e56c153a",
                   root / "aclImdb_v1.tar.gz", "aclImdb", root / "imdb")
-    return read_folder(root / "imdb", None)
+    return read_folder(root / "imdb", 0)
 
 
-def fetch_cifar(root, source, label_key, names_key):
-    """CIFAR by torchvision's addresses and checksums. The python archive holds fine and coarse labels of CIFAR-100."""
+def fetch_cifar(root, source, prefix):
+    """CIFAR by torchvision's addresses and checksums. The archive of CIFAR-100 holds "fine_" and "coarse_" labels."""
     folder = root / source.base_folder
     fetch_archive(source.url, source.tgz_md5, root / source.filename, source.base_folder, folder)
-    for filename, md5 in [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]:
-        if not check_integrity(folder / filename, md5):
+
+    def read(filename, md5):
+        if not check_integrity(folder / filename, md5):  # a pickle can run code: only theirs
             raise UserError(f"{folder / filename} is damaged: remove {folder} and start again")
+        return pickle.loads((folder / filename).read_bytes(), encoding="latin1")
 
-    def part(filenames):
-        batches = [pickle.loads((folder / f).read_bytes(), encoding="latin1") for f, _ in filenames]  # checksums were verified
-        pixels = torch.from_numpy(np.concatenate([b["data"] for b in batches])).view(-1, 3, 32, 32)
-        return Split(pixels, torch.tensor([label for b in batches for label in b[label_key]]))
+    def part(files):
+        batches = [read(*file) for file in files]
+        pixels = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
+        return Split(pixels, torch.tensor([label for batch in batches for label in batch[f"{prefix}labels"]]))
 
-    meta = pickle.loads((folder / source.meta["filename"]).read_bytes(), encoding="latin1")
-    return part(source.train_list), part(source.test_list), list(meta[names_key]), None
+    names = read(source.meta["filename"], source.meta["md5"])[f"{prefix}label_names"]
+    return part(source.train_list), part(source.test_list), list(names), None
 
 
-DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, datasets.CIFAR10, "labels", "label_names"),
-             "cifar100": lambda root: fetch_cifar(root, datasets.CIFAR100, "fine_labels", "fine_label_names"),
-             "imdb": fetch_imdb,
-             "cifar100_coarse": lambda root: fetch_cifar(root, datasets.CIFAR100, "coarse_labels", "coarse_label_names")}
+DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, datasets.CIFAR10, ""),
+             "cifar100": lambda root: fetch_cifar(root, datasets.CIFAR100, "fine_"),
+             "cifar100_coarse": lambda root: fetch_cifar(root, datasets.CIFAR100, "coarse_"),
+             "imdb": fetch_imdb}
 
 
 # ---------------------------------------------------------------- built-in: glyphs
