@@ -210,7 +210,6 @@ class WordPiece:
     UserError if it cannot be read or lacks [PAD] (as id 0), [UNK], [CLS] or [SEP]. The ids are those of `transformers`' BertTokenizer
     but for 503 of 1,112,064 characters (with Python 3.11's Unicode 14): rare marks and signs that its Unicode 8 tables do not know.
     """
-
     def __init__(self, vocab):
         if isinstance(vocab, (str, Path)):
             try:
@@ -257,8 +256,7 @@ class Corpus:
 
     @staticmethod
     def of(texts):
-        """texts: an iterable of lists of words."""
-        number = {}
+        number = {}  # texts: an iterable of lists of words
         texts = [np.array([number.setdefault(word, len(number)) for word in words], np.int32) for words in texts]
         return Corpus(list(number), texts)
 
@@ -277,12 +275,12 @@ class Corpus:
         longest = max(map(len, pieces))
         table = np.array([[*p, *[-1] * (longest - len(p))] for p in pieces], np.int32)  # (words, longest), -1: no piece
         ids, lengths = np.zeros((len(self.texts), max_length), np.int32), []
+        ids[:, 0] = tokenizer.ids["[CLS]"]
         for row, text in zip(ids, self.texts):
             found = table[text[:max_length - 2]]                                        # a word is one piece at least
             found = found[found >= 0][:max_length - 2]
             row[1:len(found) + 1], row[len(found) + 1] = found, tokenizer.ids["[SEP]"]
             lengths.append(len(found) + 2)
-        ids[:, 0] = tokenizer.ids["[CLS]"]
         return torch.from_numpy(ids), torch.tensor(lengths)
 
 # ---------------------------------------------------------------- class folders
@@ -363,9 +361,8 @@ def write_atomically(path, write):
 
 # ---------------------------------------------------------------- downloads
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps their headers: the hub tells the size and SHA-256 of a file there, not where the file lies."""
+    """Follows redirects and keeps what their headers tell: the hub names a file's size and SHA-256 there, not where the file lies."""
     told = {}
-
     def redirect_request(self, request, response, code, message, headers, address):
         self.told = self.told | {k.lower(): v for k, v in headers.items() if k.lower().startswith("x-linked")}
         return super().redirect_request(request, response, code, message, headers, address)
@@ -376,12 +373,12 @@ def fetch(url, md5):
     with urllib.request.build_opener(redirects).open(url, timeout=30) as response:
         told = redirects.told | {k.lower(): v for k, v in response.headers.items()}
         sizes = {int(told[k]) for k in ("x-linked-size", "content-length") if k in told}
-        with tqdm(total=max(sizes, default=None), unit="B", unit_scale=True, disable=None) as bar:
-            while chunk := response.read(1 << 20):
+        with tqdm.wrapattr(response, "read", max(sizes, default=None), disable=None) as body:
+            while chunk := body.read(1 << 20):
                 content += chunk
-                bar.update(len(chunk))
     etag = told.get("x-linked-etag", told.get("etag", "")).strip('W/"')
-    if sizes - {len(content)} or len(etag) == 64 and etag != hashlib.sha256(content).hexdigest() or md5 and md5 != hashlib.md5(content).hexdigest():
+    if sizes - {len(content)} or md5 and md5 != hashlib.md5(content).hexdigest() \
+            or len(etag) == 64 and etag != hashlib.sha256(content).hexdigest():  # other marks than a SHA-256 tell nothing of the content
         raise OSError("the file is incomplete or has another checksum")
     return content
 
@@ -392,8 +389,7 @@ def download(url, path, md5=None, otherwise="", optional=False):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = fetch(url, md5)
-            write_atomically(path, lambda file: file.write(content))
-            return path
+            break
         except (OSError, http.client.HTTPException) as error:
             code = getattr(error, "code", 0 if isinstance(error, urllib.error.URLError) else 500)
             if optional and code == 404:
@@ -402,6 +398,8 @@ def download(url, path, md5=None, otherwise="", optional=False):
                 reason = getattr(error, "reason", error)
                 raise UserError(f"cannot download {url} ({reason}): fetch it by hand and put it at {path}{otherwise}") from None
             time.sleep(pause)
+    write_atomically(path, lambda file: file.write(content))
+    return path
 
 def fetch_hub(repo, *filenames):
     """The first of these files that a Hugging Face repository has -> Path in torch's cache; what lies there needs no network."""
@@ -425,11 +423,6 @@ def fetch_archive(url, md5, archive, name):
             os.replace(Path(scratch) / name, folder)
     return folder
 
-def fetch_imdb(root):
-    """The Large Movie Review Dataset (Maas et al. 2011): a class folder like any other."""
-    return read_folder(fetch_archive("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "7c2ac02c03563afcf9b574c7e56c153a",
-                                     root / "aclImdb_v1.tar.gz", "aclImdb"))
-
 def fetch_cifar(root, source, prefix):
     """CIFAR by torchvision's addresses and checksums. The archive of CIFAR-100 holds "fine_" and "coarse_" labels."""
     folder = fetch_archive(source.url, source.tgz_md5, root / source.filename, source.base_folder)
@@ -438,19 +431,19 @@ def fetch_cifar(root, source, prefix):
         if not check_integrity(folder / filename, md5):  # a pickle can run code: only theirs
             raise UserError(f"{folder / filename} is damaged: remove {folder} and start again")
         return pickle.loads((folder / filename).read_bytes(), encoding="latin1")
-
     def part(files):
-        batches = [read(*file) for file in files]
-        pixels = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
-        return Split(pixels, torch.tensor([label for batch in batches for label in batch[f"{prefix}labels"]]))
-
+        pixels, y = zip(*((batch["data"], batch[f"{prefix}labels"]) for batch in (read(*file) for file in files)))
+        return Split(torch.from_numpy(np.concatenate(pixels)).view(-1, 3, 32, 32), torch.tensor(np.concatenate(y)))
     names = read(source.meta["filename"], source.meta["md5"])[f"{prefix}label_names"]
     return part(source.train_list), part(source.test_list), list(names), None
 
-DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, CIFAR10, ""),
-             "cifar100": lambda root: fetch_cifar(root, CIFAR100, "fine_"),
-             "cifar100_coarse": lambda root: fetch_cifar(root, CIFAR100, "coarse_"),
-             "imdb": fetch_imdb}
+def fetch_imdb(root):
+    """The Large Movie Review Dataset (Maas et al. 2011): a class folder like any other."""
+    url, md5 = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "7c2ac02c03563afcf9b574c7e56c153a"
+    return read_folder(fetch_archive(url, md5, root / "aclImdb_v1.tar.gz", "aclImdb"))
+
+DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, CIFAR10, ""), "cifar100": lambda root: fetch_cifar(root, CIFAR100, "fine_"),
+             "cifar100_coarse": lambda root: fetch_cifar(root, CIFAR100, "coarse_"), "imdb": fetch_imdb}
 
 # ---------------------------------------------------------------- built-in: glyphs
 FONT = """
@@ -481,7 +474,6 @@ def glyphs(n, seed, *, distractors=3, noise=25):
         inside = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)                       # (n, 32, 32)
         image += inside[:, None] * (80 * rand(n, 3, 1, 1) - 24)
     image += noise * torch.randn(n, 3, 32, 32, generator=generator)
-
     K, pixel = 1 + distractors, torch.arange(64)  # stamp 0 is the digit
     digit = randint(10, (n, K))
     shuffle = rand(n, K, 64).argsort(-1)
@@ -531,8 +523,7 @@ def phrases(n, seed, *, negated=0.3, distractors=2):
     return Split(torch.arange(n), torch.tensor(labels), truth), texts
 
 def load_phrases():
-    train, texts = phrases(7500, DATA_SEED)
-    test, test_texts = phrases(3000, DATA_SEED + 1)
+    (train, texts), (test, test_texts) = phrases(7500, DATA_SEED), phrases(3000, DATA_SEED + 1)
     test.x += len(texts)
     return train, test, ["negative", "positive"], Corpus.of(texts + test_texts)
 
