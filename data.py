@@ -53,12 +53,14 @@ class Dataset:
     dev: Split              # a stratified 20 % of the training set: chooses the checkpoint
     test: Split             # touched once, at the end
     input: dict             # what turns a file, or raw pixels, into an input of the model, see `read_input`
-    augment: bool           # crop and flip in training?
+    views: torch.Tensor | None  # images that are augmented: (V, n, 3), how training example i is cropped and flipped in view v
     fingerprint: str        # of the training data: a teacher is reused only where it is the same
     corpus: object = None   # text: the words, for showing them
 
-    def batches(self, split, batch_size, order=None, training=False):
+    def batches(self, split, batch_size, order=None, view=None):
         """Yields x (B, 3, S, S) float or (B, T) ids, y (B,). `order`: (n,) index on the host; None: all, as they come.
+
+        A view is a fixed crop and flip of each training image, so what a frozen teacher says of it can be computed once.
 
         T is the longest of the batch, rounded up to a multiple of 32 so that shapes are few; read on the host: nothing waits for the device.
         """
@@ -68,7 +70,8 @@ class Dataset:
             if split.lengths is not None:
                 x = x[:, :-(-int(split.lengths[rows].max()) // 32) * 32]
             else:
-                x = to_input(crop_and_flip(x) if training and self.augment else x, self.input["image_size"])
+                x = x if view is None or self.views is None else crop_and_flip(x, self.views[view % len(self.views), index])
+                x = to_input(x, self.input["image_size"])
             yield x, split.y[index]
 
 def kind_of(name, data_dir="data"):
@@ -78,7 +81,7 @@ def kind_of(name, data_dir="data"):
         return "text" if any(entry.name.lower().endswith(FILES["text"]) for entry in os.scandir(folders[0])) else "image"
     return "text" if name in ("phrases", "imdb") else "image"
 
-def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4, max_length=128, vocab=None, device="cpu"):
+def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4, max_length=128, vocab=None, views=4, device="cpu"):
     """-> Dataset on `device`. Trains on a stratified `limit` of examples, all if None. A user's mistake is a UserError.
 
     Texts become at most max_length tokens, by the WordPiece vocabulary of the file `vocab`, or else by the words of the training texts.
@@ -100,6 +103,11 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         if limit < len(classes):
             raise UserError(f"--limit {limit} is less than one example for each of the {len(classes)} classes of {name}")
         dev, rest = dev[:max(limit // 4, 1)], rest[:limit]
+    crops = None
+    if not corpus and name not in BUILT_IN:  # crop: 0 .. 1/4 of a side, two of them; flip: 0 or 1; by (data seed, view, example), whatever the limit
+        size = torch.tensor([train.x.shape[2] // 8 * 2 + 1, train.x.shape[3] // 8 * 2 + 1, 2])
+        draws = [torch.rand(len(train), 3, generator=torch.Generator().manual_seed(DATA_SEED + view)) for view in range(views)]
+        crops = (torch.stack(draws)[:, rest] * size).long().to(device)
     train, dev = train.select(rest), train.select(dev)
     input = {"kind": "image", "image_size": image_size}
     if corpus:
@@ -115,7 +123,7 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
             split.truth = F.adaptive_max_pool2d(split.truth.float(), image_size // patch_size).flatten(1).bool()
     digest = hashlib.sha256(rest.numpy().tobytes() + train.y.numpy().tobytes() + train.x[::16].numpy().tobytes())
     return Dataset(name, classes, train.to(device), dev.to(device), test.to(device),
-                   input, not corpus and name not in BUILT_IN, digest.hexdigest()[:16], corpus)
+                   input, crops, digest.hexdigest()[:16], corpus)
 
 def stratified_order(y):
     """An order of the examples, random but for this: every prefix holds the classes in their shares. (n,) -> (n,) index."""
@@ -136,14 +144,13 @@ def to_input(pixels, image_size):
     red, green, blue = x.unbind(1)  # plain numbers: a tensor of them would have to travel to the device, and wait for it
     return torch.stack([(red - 0.485) / 0.229, (green - 0.456) / 0.224, (blue - 0.406) / 0.225], 1)
 
-def crop_and_flip(pixels):
-    """Zero-pad by 1/8 (4 px at 32) and crop at random, flip half of the images: one gather for the batch. (B, C, H, W)."""
+def crop_and_flip(pixels, views):
+    """Zero-pad by 1/8 (4 px at 32) and crop, flip: one gather for the batch. (B, C, H, W), views (B, 3): top, left, flip."""
     B, C, H, W = pixels.shape
     device, pad = pixels.device, H // 8
-    rows = torch.arange(H, device=device) + torch.randint(2 * pad + 1, (B, 1), device=device)     # (B, H) in the padded image
-    columns = torch.arange(W, device=device).expand(B, W)
-    columns = torch.where(torch.rand(B, 1, device=device) < 0.5, columns.flip(1), columns)
-    columns = columns + torch.randint(2 * pad + 1, (B, 1), device=device)                         # (B, W)
+    top, left, flip = views.unsqueeze(1).unbind(2)                                                # (B, 1) each
+    rows, columns = top + torch.arange(H, device=device), torch.arange(W, device=device).expand(B, W)
+    columns = left + torch.where(flip.bool(), columns.flip(1), columns)                           # (B, W) in the padded image
     padded = F.pad(pixels, (pad, pad, pad, pad)).permute(0, 2, 3, 1)                              # (B, H + 2 pad, W + 2 pad, C)
     example = torch.arange(B, device=device)[:, None, None]
     return padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)             # (B, C, H, W)

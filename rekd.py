@@ -168,17 +168,19 @@ def re_losses(model, x, y, *, tau, rate, lambda_select):
 
 
 def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda_rationale,
-                distil="both", teacher_reads="student", kd_noise="shared"):
+                distil="both", teacher_reads="student", kd_noise="shared", known=None):
     """L_REKD. `teacher`: a Rationalist, frozen and in eval mode, which is no part of `model`.
 
     distil          both KDs, or one of "rationale" (L_KD_R) and "prediction" (L_KD_Y)
     teacher_reads   the teacher's predictor reads the "student"'s sampled mask, or the "teacher"'s own noise-free one
     kd_noise        Gumbel noise of the teacher in L_KD_R: one draw "shared" with the student (the only choice with which
                     the loss of two identical networks is 0 whatever the draw), "independent", or "none" for both
+    known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed before: it is frozen
     """
     selectable = model.selectable(x)
     with torch.no_grad():
-        teacher_keep = teacher.generator(x)                                # (B, N, 2)
+        keep = teacher.generator(x).diff(dim=-1) if known is None else known[0].unsqueeze(-1)   # (B, N, 1)
+    teacher_keep = F.pad(keep.float(), (1, 0))             # (B, N, 2): softmax and argmax see the difference of the two only
     noise = gumbel_noise(teacher_keep.shape, device=teacher_keep.device)   # (B, N, 2)
     out = model(x, tau, noise)
     prediction, selection = F.cross_entropy(out.logits, y), selection_loss(out.mask, rate, selectable)
@@ -192,8 +194,10 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda
         rationale_kd = rationale_kd_loss(student_log_probs, teacher_log_probs, selectable)
     if distil != "rationale":
         with torch.no_grad():
-            reads = out.mask if teacher_reads == "student" else hard_mask(teacher_keep, selectable)
-            teacher_logits = teacher.predictor(x, reads)                   # (B, C)
+            if teacher_reads == "teacher" and known is not None:
+                teacher_logits = known[1].float()                          # (B, C)
+            else:
+                teacher_logits = teacher.predictor(x, out.mask if teacher_reads == "student" else hard_mask(teacher_keep, selectable))
         prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)
     loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd,
                      tau=tau, alpha=alpha, lambda_select=lambda_select, lambda_rationale=lambda_rationale)

@@ -14,6 +14,7 @@ in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on after an i
 """
 
 import argparse
+import hashlib
 import html
 import json
 import platform
@@ -57,7 +58,7 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "bert_base": 5e-5, "bert_tiny": 2e-4}  # the 
 
 # What a run of each method depends on, beside role, method, preset and seed: its config, and the names of its folder.
 SHAPE = {"image": ["image_size", "patch_size"], "text": ["max_length"]}
-OPTIONS = {"cls": ["dataset", "data_dir", "limit", "init", "masking", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
+OPTIONS = {"cls": ["dataset", "data_dir", "limit", "init", "views", "masking", "epochs", "batch_size", "lr", "weight_decay", "dropout"]}
 OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule", "eval_mask"]
 OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
@@ -117,6 +118,7 @@ def parse_args():
     add("--batch-size", type=count, help=f"examples a step ({by_data}; the paper: 32)")
     add("--lr", type=positive, help=f"learning rate of AdamW, down to 0 over the last 40 %% of the steps ({by_data}; the paper: constant 1e-5, from pretrained weights)")
     add("--weight-decay", type=number(float, 0), help=f"of AdamW ({by_data}; the paper: 1e-3 for ViT, 0 for BERT)")
+    add("--views", type=count, help="an image is cropped and flipped in so many fixed ways, an epoch each in turn (default: 4, where images are augmented; the paper: a new one each time)")
     add("--dropout", type=number(float, 0, 0.99), help=f"in the heads ({by_data}; the paper: 0.1 for ViT, 0.5 for BERT)")
     # machine
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: auto: cuda where there is one)")
@@ -147,6 +149,7 @@ def parse_args():
     pretrained = lambda preset: args.dataset not in BUILT_IN and (preset is None or preset in HUB)
     args.init = args.init or ("pretrained" if pretrained(named) else "scratch")
     args.defaults = DEFAULTS.get(args.dataset) or DEFAULTS[args.kind + " scratch" * (args.init == "scratch")]
+    args.defaults = {**args.defaults, "views": 4 if args.kind == "image" and args.dataset not in BUILT_IN else 1}
     args.student, args.teacher = args.student or args.defaults["student"], args.teacher or args.defaults["teacher"]
     args.teacher_init = args.init if args.teacher_mode else args.teacher_init or ("pretrained" if pretrained(args.teacher) else "scratch")
     args.teacher_epochs, args.teacher_lambda_select = args.epochs, args.lambda_select
@@ -264,6 +267,38 @@ def evaluate(model, data, split, config, rate=None, batch_size=500):
     return result, mask
 
 
+@torch.no_grad()
+def answers_of(teacher, path, data, args, device):
+    """What the frozen teacher says of every training example in every view: keep_logits (V, n, N) and logits (V, n, C), float16.
+
+    A constant, so it is computed once, in large batches, and kept for later runs in a file whose name is a hash of the
+    teacher, the data and the number of views. (TinyViT, arXiv 2207.10666, stores a teacher's logits so; that it must see
+    the very view that its student sees: arXiv 2106.05237.)
+    """
+    views = 1 if data.views is None else len(data.views)
+    key = hashlib.sha256(Path(path).read_bytes() + f"{data.fingerprint} {views}".encode()).hexdigest()
+    file = Path(args.out) / args.dataset / f"answers-{key[:16]}.pt"
+    features = data.input.get("max_length") or (args.image_size // args.patch_size) ** 2
+    shapes = [(views, len(data.train), features), (views, len(data.train), len(data.classes))]
+    try:
+        answers = torch.load(file, weights_only=True, mmap=True)
+        assert answers["key"] == key and [answers[name].shape for name in ("keep_logits", "logits")] == shapes
+    except Exception:  # none yet, torn or stale
+        answers = {"key": key, "keep_logits": torch.zeros(shapes[0], dtype=torch.float16), "logits": torch.zeros(shapes[1], dtype=torch.float16)}
+        for view in range(views):
+            for i, (x, _) in enumerate(data.batches(data.train, 256, view=view)):
+                with autocast(device):
+                    out = teacher(x)
+                rows = slice(256 * i, 256 * i + len(x))
+                answers["keep_logits"][view, rows, :out.keep_logits.shape[1]] = out.keep_logits
+                answers["logits"][view, rows] = out.logits
+        write_atomically(file, lambda f: torch.save(answers, f))
+    answers = answers["keep_logits"], answers["logits"]
+    if device.type == "cuda" and sum(a.nbytes for a in answers) < torch.cuda.mem_get_info(device)[0] / 4:
+        answers = tuple(a.to(device) for a in answers)  # else they stay where they are, mapped from the disk
+    return answers
+
+
 def train(config, data, teacher, args, device):
     """One run, from its first epoch or from last.pt on, to its result on the test set (a dict, also in result.json)."""
     folder = run_folder(args, config)
@@ -295,6 +330,7 @@ def train(config, data, teacher, args, device):
         for name in ("last.pt", "best.pt", "log.jsonl"):
             (folder / name).unlink(missing_ok=True)
 
+    teacher, answers = teacher or (None, None)
     batch_size = min(config["batch_size"], len(data.train))
     steps = len(data.train) // batch_size            # an epoch's incomplete batch is left out: every step has one shape
     total_steps = config["epochs"] * steps
@@ -307,7 +343,7 @@ def train(config, data, teacher, args, device):
         torch.manual_seed((config["seed"] + 1 << 20) + epoch)
         start, order = time.time(), torch.randperm(len(data.train))[:steps * batch_size]
         history = torch.zeros(steps, len(LOSSES), device=device)  # on the device: no synchronisation inside an epoch
-        for step, (x, y) in enumerate(data.batches(data.train, batch_size, order, training=True)):
+        for step, (x, y) in enumerate(data.batches(data.train, batch_size, order, view=epoch)):
             tau = temperature(epoch * steps + step, total_steps, start=config.get("tau_start", 1.0), end=config.get("tau_end", 1.0),
                               shape=config.get("schedule", "constant"))
             with autocast(device):
@@ -316,7 +352,9 @@ def train(config, data, teacher, args, device):
                 elif config["method"] == "re":
                     losses = re_losses(model, x, y, tau=tau, rate=config["rate"], lambda_select=config["lambda_select"])
                 else:
-                    losses = rekd_losses(model, teacher, x, y, tau=tau, **{key: config[key] for key in REKD_LOSS_OPTIONS})
+                    rows, width = order[step * batch_size:(step + 1) * batch_size], 1 << 30 if args.kind == "image" else x.shape[1]
+                    known = [a[epoch % len(a)][rows.to(a.device, non_blocking=True), :width].to(device, non_blocking=True) for a in answers]
+                    losses = rekd_losses(model, teacher, x, y, tau=tau, known=known, **{key: config[key] for key in REKD_LOSS_OPTIONS})
             # Constant, then down to 0 over the last 40 %: at low tau the straight-through gradient grows (1 / tau), and shakes what was learned.
             optimizer.param_groups[0]["lr"] = lr = config["lr"] * min(1, (1 - (epoch * steps + step) / total_steps) / 0.4)
             optimizer.zero_grad(set_to_none=True)
@@ -643,7 +681,7 @@ def main():
                 {"vocab_size": len(WordPiece(vocab or SPECIAL).vocabulary), "max_len": args.max_length}
             initialise(build(preset=preset, method="cls", num_classes=2, **shape), init if vocab or args.kind == "image" else "scratch", preset)
     data = load_dataset(args.dataset, args.data_dir, limit=args.limit, device=device, **{key: getattr(args, key) for key in SHAPE[args.kind]},
-                        **({"vocab": vocab} if vocab else {}))
+                        views=args.views, **({"vocab": vocab} if vocab else {}))
     features = f"up to {args.max_length} tokens of {len(data.input['vocabulary'])} words" if args.kind == "text" else \
         f"{args.image_size} px in patches of {args.patch_size}: {(args.image_size // args.patch_size) ** 2} features"
     print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test, {len(data.classes)} classes, {features}")
@@ -676,7 +714,8 @@ def experiment(args, data, device):
             train(teacher_config, data, None, args, device)
             teacher_path = run_folder(args, teacher_config) / "best.pt"
         with user_errors():
-            teacher, teacher_info = load_teacher(teacher_path, args, data, device)
+            network, teacher_info = load_teacher(teacher_path, args, data, device)
+        teacher = network, answers_of(network, teacher_path, data, args, device)
 
     results = {method: [] for method in methods}
     for config in runs:
@@ -687,7 +726,7 @@ def experiment(args, data, device):
         folder = run_folder(args, runs[2])  # the first seed's REKD run
         name = str(folder).replace("student-rekd", "compare") + f"-{args.seeds}seeds"
         write_text(Path(name + ".txt"), table + "\n")
-        models = {"teacher": (teacher, teacher_info["metric"], args.teacher)}
+        models = {"teacher": (teacher[0], teacher_info["metric"], args.teacher)}
         for c in runs[:3]:
             models[c["method"].upper()] = (load(run_folder(args, c) / "best.pt", device)[0], results[c["method"]][0]["test"], c["preset"])
         pictured = picture(name, args.kind, data.name, data.classes, test_examples(data), models)

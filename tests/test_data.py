@@ -87,8 +87,20 @@ def test_crop_and_flip_are_shifts_and_mirrors_of_the_padded_image():
         for left in range(5):
             crop = padded[:, top:top + 16, left:left + 16]
             choices[crop.numpy().tobytes()], choices[crop.flip(2).numpy().tobytes()] = (top, left, 0), (top, left, 1)
-    seen = [choices[x.contiguous().numpy().tobytes()] for x in crop_and_flip(image.expand(600, -1, -1, -1))]  # a KeyError: no such view
-    assert len(set(seen)) == 50                                        # all shifts, mirrored or not
+    views = torch.tensor([(top, left, flip) for top in range(5) for left in range(5) for flip in range(2)])
+    for view, x in zip(views.tolist(), crop_and_flip(image.expand(50, -1, -1, -1), views)):
+        assert choices[x.contiguous().numpy().tobytes()] == tuple(view)
+
+
+def test_a_view_is_a_function_of_the_example_and_its_number_whatever_the_batch_or_the_limit(tmp_path):
+    make_folder(tmp_path, n=60)
+    whole, few = load_dataset("pets", tmp_path, views=3), load_dataset("pets", tmp_path, views=3, limit=40)
+    assert whole.views.shape == (3, 96, 3) and whole.views[..., :2].amax() == 8 and whole.views[..., 2].float().mean().sub(0.5).abs() < 0.1
+    assert torch.equal(few.views, whole.views[:, :40])
+    images = torch.cat([x for x, _ in whole.batches(whole.train, 7, view=1)])
+    order = torch.randperm(96)
+    assert torch.equal(torch.cat([x for x, _ in whole.batches(whole.train, 32, order, view=4)]), images[order])   # view 4 is view 1 again
+    assert not torch.equal(torch.cat([x for x, _ in whole.batches(whole.train, 32, view=2)]), images)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "1", "I;16", "CMYK"])

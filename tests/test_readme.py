@@ -41,7 +41,7 @@ def test_the_glyphs_commands_and_the_snippets_run(tmp_path, monkeypatch, capsys)
     assert "p = " in capsys.readouterr().out
     Image.new("RGB", (50, 50)).save("digit.png")
     snippets = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         exec(snippet, {})
 

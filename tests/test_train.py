@@ -356,3 +356,38 @@ def test_the_probe_the_faithfulness_and_the_rates_reach_the_table_and_a_picture(
     assert svg.count("<polyline") == 3 and svg.count("<circle") == 6
     code, out, _ = run("--compare --rates 0.2,0.5 --probe --epochs 1 --resume")
     assert code == 0 and out.count("finished before") == 6
+
+
+# ---------------------------------------------------------------- the teacher's answers, computed once
+
+def test_the_answers_of_the_teacher_are_kept_reused_and_rebuilt_when_torn(run, monkeypatch):
+    run("--epochs 2")
+    file = only("answers-*.pt", run.folder)
+    kept, stamp = torch.load(file, weights_only=True), file.stat().st_mtime_ns
+    assert kept["keep_logits"].shape == (4, 48, 16) and kept["logits"].shape == (4, 48, 3) and kept["keep_logits"].dtype == torch.float16
+    run("--epochs 2 --seed 5")
+    assert file.stat().st_mtime_ns == stamp and len(list(run.folder.glob("answers-*"))) == 1
+    file.write_bytes(file.read_bytes()[:500])
+    run("--epochs 2 --seed 6")
+    assert torch.equal(torch.load(file, weights_only=True)["logits"], kept["logits"])
+    run("--epochs 2 --seed 7 --views 2")
+    assert len(list(run.folder.glob("answers-*"))) == 2                         # other views, other answers
+
+
+@pytest.mark.parametrize("teacher_reads", ["teacher", "student"])
+def test_training_by_known_answers_is_training_by_the_teacher(teacher_reads):
+    torch.manual_seed(0)
+    build = lambda preset: models.build(preset=preset, method="re", num_classes=3, image_size=16, patch_size=4, masking="drop")
+    teacher, x, y = build("vit:16:1:2").eval().requires_grad_(False), torch.randn(8, 3, 16, 16), torch.arange(8) % 3
+    options = dict(tau=0.7, rate=0.3, alpha=0.5, lambda_select=0.01, lambda_rationale=0.5, teacher_reads=teacher_reads)
+    out = teacher(x)
+    results = []
+    for known in (None, (out.keep_logits, out.logits), (out.keep_logits.half(), out.logits.half())):
+        torch.manual_seed(1)
+        model = build("vit:8:1:1").eval()
+        loss = rekd.rekd_losses(model, teacher, x, y, known=known, **options)["loss"]
+        loss.backward()
+        results.append((loss.item(), model.generator.head[-1].weight.grad.clone()))
+    for i, tolerance in ((1, 1e-5), (2, 1e-2)):                                   # float32: the same; float16: its rounding
+        assert results[i][0] == pytest.approx(results[0][0], rel=tolerance, abs=tolerance)
+        assert torch.allclose(results[i][1], results[0][1], atol=tolerance, rtol=tolerance)
