@@ -35,12 +35,10 @@ PRESETS = {"vit_nano":   ("vit", 24, 2, 2),      # nano and micro: for the built
            "bert_base":  ("bert", 768, 12, 12, "google-bert/bert-base-uncased")}
 HUB = {name: size[4] for name, size in PRESETS.items() if len(size) > 4}
 
-
 def demand(holds, sentence):
     """An assert about what the caller gave: what does not hold is a ValueError with a sentence that says what to do."""
     if not holds:
         raise ValueError(sentence)
-
 
 def parse_preset(name):
     """A preset's name, or a size spelled out as vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
@@ -50,9 +48,7 @@ def parse_preset(name):
     demand(spelled, f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or spell a size vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
     return spelled[1], *map(int, spelled.groups()[1:])
 
-
 # ---------------------------------------------------------------- the transformer encoder
-
 def masked_attention(q, k, v, mask=None):
     """Attention in which position j counts M_j times: w_ij = M_j exp(s_ij - max over visible j) / their sum over j, s = q k / sqrt(d).
     q, k, v (B, heads, T, d), mask M (B, 1, 1, T) or None -> (B, heads, T, d). M_j > 0 is visible; in each example at least one is.
@@ -68,14 +64,12 @@ def masked_attention(q, k, v, mask=None):
     weights = mask * (scores - top).clamp(max=10).exp()
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
-
 def pack(mask, *tensors):
     """tensors (B or 1, N, ...) -> (B, L, ...): each example's selected features, in order. L is the most that one example selects;
     unselected ones fill up the others. Shapes depend on L, so the host waits for the device here: packing is for evaluation."""
     keep = (mask > 0).int()
     kept = keep.argsort(dim=1, descending=True, stable=True)[:, :int(keep.sum(1).max())]  # (B, L)
     return [x[torch.arange(len(x), device=x.device).unsqueeze(1), kept] for x in tensors]
-
 
 class Block(nn.Module):
     """One encoder layer, (B, T, dim) -> (B, T, dim): attention, then MLP, each added to what it read. ViT normalises before,
@@ -104,7 +98,6 @@ class Block(nn.Module):
             return x + self.mlp(self.norm2(x))
         x = self.norm1(x + self.attention(x, visible))
         return self.norm2(x + self.mlp(x))
-
 
 class ViT(nn.Module):
     """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim), the normalised last hidden states: of [CLS], always
@@ -141,7 +134,6 @@ class ViT(nn.Module):
         for block in self.blocks:
             x = block(x, visible)
         return self.norm(x)
-
 
 class BERT(nn.Module):
     """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states. packed (`drop` only): -> (B, L, dim), see `pack`.
@@ -180,9 +172,7 @@ class BERT(nn.Module):
             x = block(x, visible[:, None, None, :])                                            # visible (B, 1, 1, T)
         return x
 
-
 # ---------------------------------------------------------------- generator and predictor
-
 class Generator(nn.Module):
     """x -> (B, N, 2) logits (drop, keep) of every feature. Dropout sits in the head only."""
 
@@ -193,7 +183,6 @@ class Generator(nn.Module):
 
     def forward(self, x):
         return self.head(self.backbone.features(self.backbone(x)))
-
 
 class Predictor(nn.Module):
     """x, mask (B, N) or None for the whole input -> (B, num_classes) logits, read at [CLS].
@@ -210,7 +199,6 @@ class Predictor(nn.Module):
         packed = (possible and not self.training) if packed is None else packed
         return self.head(self.backbone(x, mask, packed)[:, 0])
 
-
 class SelectAll(nn.Module):
     """The generator of a CLS model, which classifies the whole input: keeps every selectable feature, has no parameters."""
 
@@ -221,9 +209,7 @@ class SelectAll(nn.Module):
     def forward(self, x):
         return F.one_hot(self.selectable(x).long(), 2).float()  # (B, N, 2): (1, 0) drops, (0, 1) keeps
 
-
 # ---------------------------------------------------------------- building and loading
-
 def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
     """A Rationalist of the preset's size: generator and predictor (RE, REKD), or the predictor alone (method "cls").
     shape: image_size and patch_size for a ViT, vocab_size and max_len for a BERT."""
@@ -242,7 +228,6 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
     predictor = Predictor(backbone(), num_classes, dropout)
     return Rationalist(generator or SelectAll(predictor.backbone.selectable), predictor)
 
-
 def read_dict(path, what, advice, device="cpu"):
     """The dict in a .json, a .safetensors or a file of torch.save, whose pickled code is never run. Any trouble: ValueError."""
     try:
@@ -252,7 +237,6 @@ def read_dict(path, what, advice, device="cpu"):
         raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
         raise ValueError(f"{path} is damaged or no {what}: {advice}") from None
-
 
 def load(path, device="cpu"):
     """A finished best.pt -> (Rationalist in eval mode, info). A missing, damaged or foreign file is a ValueError.
@@ -264,9 +248,7 @@ def load(path, device="cpu"):
     model.load_state_dict(checkpoint.pop("weights"))
     return model.to(device).eval(), checkpoint
 
-
 # ---------------------------------------------------------------- published weights
-
 NAMES = {  # our modules -> those of the published files (ViT | BERT, where they differ); a block's are under encoder.layer.<i>
     "cls": "embeddings.cls_token", "patch_embedding": "embeddings.patch_embeddings.projection", "positions": "embeddings.position_embeddings",
     "words": "embeddings.word_embeddings", "types": "embeddings.token_type_embeddings", "norm": "layernorm|embeddings.LayerNorm",
@@ -274,7 +256,6 @@ NAMES = {  # our modules -> those of the published files (ViT | BERT, where they
     "fc2": "output.dense", "out": "attention.output.dense", "qkv": "attention.attention|attention.self"}
 IGNORED = ("embeddings.position_ids", "pooler.", "classifier.", "cls.")  # a buffer, and heads
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-
 
 def read_safetensors(path):
     """{name: tensor}. The format: 8 bytes tell the length of a JSON header, which tells of the tensors' bytes, which follow end to end."""
@@ -292,7 +273,6 @@ def read_safetensors(path):
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
     return tensors
 
-
 def resize_positions(table, n):
     """Position embeddings of a square grid, (1, 1 + m, dim) -> (1, 1 + n, dim): [CLS]'s stays, the grid's are interpolated."""
     old, new = round(table[:, 1:].shape[1] ** 0.5), round(n ** 0.5)
@@ -301,7 +281,6 @@ def resize_positions(table, n):
     grid = table[:, 1:].float().transpose(1, 2).unflatten(2, (old, old))              # (1, dim, old, old)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)  # (1, dim, new, new)
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
-
 
 def load_pretrained(backbone, source):
     """All weights of a ViT or BERT from a file (.safetensors, or of torch.save) or state dict with Hugging Face's published names.

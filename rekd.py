@@ -20,9 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-
 # ---------------------------------------------------------------- sampling (the paper's "rationale extraction")
-
 def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
     """tau at `step` of 0 .. total_steps - 1: `start` at step 0, `end` at the last step; one tau serves sampling and both KDs.
 
@@ -42,12 +40,10 @@ def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
         return start
     raise ValueError(f"no temperature shape {shape!r}: choose cosine, exponential, linear or constant")
 
-
 def gumbel_noise(shape, *, device=None, dtype=torch.float32, generator=None):
     """G ~ Gumbel(0, 1), drawn per logit. -log(Exponential(1)) is Gumbel(0, 1); the clamp keeps log(0) out."""
     noise = torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
     return -noise.clamp_min_(torch.finfo(dtype).tiny).log_()
-
 
 def sample_mask(logits, tau, selectable=None, noise=None):
     """Gumbel-Softmax with the straight-through estimator: S = softmax((Z + G) / tau), M = argmax S.
@@ -67,15 +63,12 @@ def sample_mask(logits, tau, selectable=None, noise=None):
     # The order matters: soft - soft is exactly 0, while (hard - soft) + soft may be 0.99999994.
     return hard + (soft - soft.detach()), log_probs
 
-
 def hard_mask(logits, selectable=None):
     """The noise-free mask of evaluation: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop (a tie is dropped)."""
     keep = logits[..., 1] > logits[..., 0]
     return (keep if selectable is None else keep & selectable).float()
 
-
 # ---------------------------------------------------------------- losses (all KLs: summed over features, mean over batch)
-
 def selection_loss(mask, rate, selectable=None):
     """L_select = (mean_b sum_l M - rate * mean_b n_b)^2, n_b selectable features in example b: a squared *count*.
 
@@ -83,7 +76,6 @@ def selection_loss(mask, rate, selectable=None):
     """
     features = float(mask.shape[1]) if selectable is None else selectable.sum(1).to(mask.dtype).mean()
     return (mask.sum(1).mean() - rate * features) ** 2
-
 
 def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
     """L_KD_R = sum_l KL(S_l^teacher || S_l^student), log S (B, N, 2) each, both at the same tau; no tau^2 factor.
@@ -95,13 +87,11 @@ def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
         kl = kl.masked_fill(~selectable, 0)
     return kl.sum(1).mean()  # over the batch only: reduction="mean" would also divide by N and 2
 
-
 def prediction_kd_loss(student_logits, teacher_logits, tau):
     """L_KD_Y = KL(softmax(Q^teacher / tau) || softmax(Q^student / tau)), Q (B, C); the tau^2 is in `rekd_loss`."""
     student = F.log_softmax(student_logits / tau, dim=-1)
     teacher = F.log_softmax(teacher_logits.detach() / tau, dim=-1)
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # "mean" would divide by C too
-
 
 def rekd_loss(prediction, selection, rationale_kd, prediction_kd, *, tau, alpha, lambda_select, lambda_rationale):
     """L_REKD = alpha * L_RE + (1 - alpha) * L_KD.
@@ -113,15 +103,12 @@ def rekd_loss(prediction, selection, rationale_kd, prediction_kd, *, tau, alpha,
     distillation = lambda_rationale * rationale_kd + tau**2 * prediction_kd
     return alpha * rationale_extraction + (1 - alpha) * distillation
 
-
 # ---------------------------------------------------------------- the select-predict model
-
 class Rationale(NamedTuple):
     mask: Tensor         # (B, N) 0/1, 1 = kept
     log_probs: Tensor    # (B, N, 2) log S; without tau: log softmax(Z)
     logits: Tensor       # (B, C) of the predictor
     keep_logits: Tensor  # (B, N) keep minus drop: the higher, the surer that the feature is kept
-
 
 class Rationalist(nn.Module):
     """A generator and a predictor: any two modules, a transformer, a CNN or an MLP, that meet this contract.
@@ -149,7 +136,6 @@ class Rationalist(nn.Module):
             mask, log_probs = sample_mask(logits, tau, self.selectable(x), noise)
         return Rationale(mask, log_probs, self.predictor(x, mask), logits[..., 1] - logits[..., 0])
 
-
 # ---------------------------------------------------------------- one training step of each of the three kinds of model
 # x a batch of inputs, y (B,) classes -> dict of scalars by name; "loss" is the one to minimise.
 
@@ -158,14 +144,12 @@ def cls_losses(model, x, y):
     prediction = F.cross_entropy(model(x).logits, y)
     return {"loss": prediction, "prediction": prediction}
 
-
 def re_losses(model, x, y, *, tau, rate, lambda_select):
     """L_RE = L_pred + lambda_select * L_select. Also "rate_sampled": the sampled masks' rate, which is what L_select steers."""
     selectable, out = model.selectable(x), model(x, tau)
     prediction, selection = F.cross_entropy(out.logits, y), selection_loss(out.mask, rate, selectable)
     return {"loss": prediction + lambda_select * selection, "prediction": prediction, "selection": selection,
             "rate_sampled": sampled_rate(out.mask, selectable)}
-
 
 def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda_rationale,
                 distil="both", teacher_reads="student", kd_noise="shared", known=None):
@@ -204,13 +188,10 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda
     return {"loss": loss, "prediction": prediction, "selection": selection, "rationale_kd": rationale_kd,
             "prediction_kd": prediction_kd, "rate_sampled": sampled_rate(out.mask, selectable)}
 
-
 def sampled_rate(mask, selectable=None):
     return mask.detach().mean() if selectable is None else mask.detach().sum() / selectable.sum()
 
-
 # ---------------------------------------------------------------- how good is a rationale?
-
 def selection_stats(mask, selectable=None):
     """Selection rate per example, kept / selectable -> dict of floats: its mean and (population) standard deviation,
     and the shares of examples with an empty and with a full mask."""
@@ -220,7 +201,6 @@ def selection_stats(mask, selectable=None):
     return {"rate_mean": rate.mean().item(), "rate_std": rate.std(correction=0).item(),
             "rate_empty": (count == 0).float().mean().item(),
             "rate_full": ((count >= features) & (features > 0)).float().mean().item()}
-
 
 def agreement(mask, truth, selectable=None):
     """Plausibility: mask against the true rationale, both (B, N) -> dict of floats: precision, recall, f1, iou.
@@ -233,7 +213,6 @@ def agreement(mask, truth, selectable=None):
     both, kept, true = (int(t.sum()) for t in (mask & truth, mask, truth))
     return {"precision": both / max(kept, 1), "recall": both / max(true, 1),
             "f1": 2 * both / max(kept + true, 1), "iou": both / max(kept + true - both, 1)}
-
 
 @torch.no_grad()
 def faithfulness(predictor, x, mask, selectable=None):
@@ -250,14 +229,12 @@ def faithfulness(predictor, x, mask, selectable=None):
         whole, predictor(x, full * mask).softmax(-1), predictor(x, full * (1 - mask)).softmax(-1)))
     return p_full - p_kept, p_full - p_rest
 
-
 def top_mask(scores, count, selectable=None):
     """The `count` best-scored features of each example; scores (B, N), count an int or (B, 1) -> (B, N) float 0/1."""
     if selectable is not None:
         scores = scores.masked_fill(~selectable, -torch.inf)
     rank = scores.argsort(1, descending=True).argsort(1)  # 0 = the best
     return (rank < (count if selectable is None else selectable.sum(1, keepdim=True).clamp(max=count))).float()
-
 
 def saliency(predictor, x, selectable):
     """Gradient x input, the post-hoc explanation that a rationale is compared with: (B, N).
@@ -267,7 +244,6 @@ def saliency(predictor, x, selectable):
     with torch.enable_grad():
         full = selectable.float().requires_grad_()
         return torch.autograd.grad(predictor(x, full).max(1).values.sum(), full)[0]
-
 
 def probe(masks, y, test_masks, test_y, epochs=20):
     """The covert channel: how well do the masks *alone*, (n, N) without any content, tell the class? -> test accuracy, float.
@@ -285,7 +261,6 @@ def probe(masks, y, test_masks, test_y, epochs=20):
                 F.cross_entropy(network(masks[batch]), y[batch]).backward()
                 optimizer.step()
     return (network(test_masks).argmax(1) == test_y).float().mean().item()
-
 
 def sign_flip_test(differences):
     """Is REKD - RE, paired by seed, significant? The exact two-sided sign-flip permutation test -> p.

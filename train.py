@@ -64,9 +64,7 @@ OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teach
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
 LOSSES = ["loss", "prediction", "selection", "rationale_kd", "prediction_kd", "rate_sampled"]
 
-
 # ---------------------------------------------------------------- command line
-
 def parse_args():
     def number(kind, low, high=float("inf"), above=False):
         """An argparse type: low <= value <= high, or low < value where `above`."""
@@ -158,7 +156,6 @@ def parse_args():
             setattr(args, key, value)
     return args
 
-
 def role_defaults(args, role):
     """The table's options, where a preset and the teacher have their own."""
     table, preset = {**args.defaults}, getattr(args, role)
@@ -168,11 +165,9 @@ def role_defaults(args, role):
         table["lambda_select"] = LAMBDA_SELECT.get(preset, table["lambda_select"])
     return table
 
-
 def fail(message):
     print(f"train.py: {message}", file=sys.stderr)
     sys.exit(2)
-
 
 @contextmanager
 def user_errors():
@@ -182,15 +177,12 @@ def user_errors():
     except ValueError as error:
         raise UserError(error) from None
 
-
 # ---------------------------------------------------------------- one run: its name, its training, its end
-
 def make_config(args, role, method, preset, seed):
     config = {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in SHAPE[args.kind] + OPTIONS[method]}}
     if role == "teacher":
         config.update({key: getattr(args, f"teacher_{key}") for key in ("init", "epochs", "lambda_select") if key in config})
     return config
-
 
 def run_folder(args, config):
     """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
@@ -202,7 +194,6 @@ def run_folder(args, config):
         if config[key] != defaults.get(key):
             name += "-" + key.replace("_", "") + re.sub(r"[^\w.+]+", "_", str(config[key]))[-60:]
     return Path(args.out) / args.dataset / name.replace(":", "_")
-
 
 def claim(folder, config):
     """Make the run's folder and write its config, unless it belongs to a run with other options."""
@@ -218,14 +209,11 @@ def claim(folder, config):
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(config, indent=1) + "\n")
 
-
 def write_text(path, text):
     write_atomically(path, lambda file: file.write(text.encode()))
 
-
 def autocast(device):
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
 
 @torch.no_grad()
 def evaluate(model, data, split, config, rate=None, batch_size=500):
@@ -266,7 +254,6 @@ def evaluate(model, data, split, config, rate=None, batch_size=500):
         result.update(zip(names, torch.cat(faithful, 1).mean(1).tolist()), examples_per_s=round(len(split) / seconds) if seconds else None)
     return result, mask
 
-
 @torch.no_grad()
 def answers_of(teacher, path, data, args, device):
     """What the frozen teacher says of every training example in every view: keep_logits (V, n, N) and logits (V, n, C), float16.
@@ -297,7 +284,6 @@ def answers_of(teacher, path, data, args, device):
     if device.type == "cuda" and sum(a.nbytes for a in answers) < torch.cuda.mem_get_info(device)[0] / 4:
         answers = tuple(a.to(device) for a in answers)  # else they stay where they are, mapped from the disk
     return answers
-
 
 def train(config, data, teacher, args, device):
     """One run, from its first epoch or from last.pt on, to its result on the test set (a dict, also in result.json)."""
@@ -406,7 +392,6 @@ def train(config, data, teacher, args, device):
     write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
     return result
 
-
 def initialise(model, init, preset):
     """Both networks of a new model begin with the same weights: published ones, those of a file, or (scratch) as they are."""
     if init != "scratch":
@@ -415,14 +400,12 @@ def initialise(model, init, preset):
                 load_pretrained(network.backbone, weights_of(init, preset))
     return model
 
-
 def weights_of(init, preset):
     if init != "pretrained":
         return init
     if preset not in HUB:
         raise UserError(f"no published weights for {preset}: choose one of {', '.join(HUB)}, or --init scratch, or --init FILE")
     return fetch_hub(HUB[preset], "model.safetensors", "pytorch_model.bin")
-
 
 def vocabulary_of(init):
     """The WordPiece vocabulary that published weights were made with: beside a file of your own, else the one that all BERTs of the hub share."""
@@ -433,13 +416,11 @@ def vocabulary_of(init):
         raise UserError(f"no {vocab}: the words of the weights in {init} must lie beside them, one a line")
     return None if init == "scratch" else vocab
 
-
 def input_shape(args, data):
     """What a network must know of its input: see models.build."""
     if args.kind == "text":
         return {"vocab_size": len(data.input["vocabulary"]), "max_len": args.max_length}
     return {"image_size": args.image_size, "patch_size": args.patch_size}
-
 
 def hardware(device):
     if device.type == "cuda":
@@ -447,9 +428,7 @@ def hardware(device):
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
     return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
-
 # ---------------------------------------------------------------- the teacher
-
 def find_teacher(args, config, data):
     """best.pt of a finished teacher with the same data, grid, preset and rate: the run of these very options, else the newest."""
     folder = run_folder(args, config)
@@ -461,7 +440,6 @@ def find_teacher(args, config, data):
                 if load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
                     return run / "best.pt"
     return None
-
 
 def load_teacher(path, args, data, device):
     """A frozen teacher: eval mode, no gradients, and never a part of the student."""
@@ -478,14 +456,11 @@ def load_teacher(path, args, data, device):
         raise ValueError(f"{path} reads {({key: shape.get(key) for key in wants})}, the student {wants}: teacher and student need the same grid of features")
     return teacher.requires_grad_(False), info
 
-
 # ---------------------------------------------------------------- what the user sees at the end
-
 def spread(values, digits=4):
     """mean +- sample standard deviation; the value alone where there is one."""
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} +- {np.std(values, ddof=1):.{digits}f}"
-
 
 def report(results, args, teacher):
     """The final table: results is {method: [result of each seed]}, teacher (path, its info) or None."""
@@ -516,9 +491,7 @@ def report(results, args, teacher):
                      if args.seeds >= 6 else f"significance: takes 6 seeds or more, --seeds 6 (whose exact sign-flip test can reach p = {floor})")
     return "\n".join(lines)
 
-
 # ---------------------------------------------------------------- pictures of rationales: a PNG of images, an HTML page of texts
-
 def test_examples(data, n=8):
     """Evenly spread over the test set -> list of dicts: x, what it looks like (pixels or pieces), label, truth or None."""
     split, found = data.test, []
@@ -529,12 +502,10 @@ def test_examples(data, n=8):
         found.append({"x": x, "shown": shown, "label": data.classes[y], "truth": truth, "name": f"test example {int(i)}"})
     return found
 
-
 def pieces(tokenizer, words):
     """The text of every token after [CLS]: a word, or its pieces ("##" goes on with the word)."""
     return [text for word in words for ids in [tokenizer.pieces(word)]
             for text in ([word] if len(ids) == 1 else [tokenizer.vocabulary[i] for i in ids])]
-
 
 @torch.no_grad()
 def picture(path, kind, title, classes, examples, models):
@@ -553,7 +524,6 @@ def picture(path, kind, title, classes, examples, models):
         path, canvas = Path(f"{path}.png"), draw(title, captions, examples, list(models))
         write_atomically(path, lambda file: canvas.save(file, format="PNG"))
     return path
-
 
 def draw(title, captions, examples, names, side=128):
     """A row is an example; its columns are the input, the true rationale where known, and for each model what it kept (the
@@ -585,13 +555,11 @@ def draw(title, captions, examples, names, side=128):
             pen.text((left, up + side + 3), caption, "red" if caption.startswith("WRONG") else "black", font)
     return canvas
 
-
 STYLE = """body{font:16px/1.6 Georgia,serif;max-width:46em;margin:2em auto;padding:0 1em;color:#111}
 article{border-left:6px solid #bbb;padding:.1em 1em;margin:1.5em 0;break-inside:avoid} .wrong{border-left:6px double #b00}
 h2{font:bold 15px sans-serif;margin:.6em 0 .2em} .wrong h2{background:#111;color:#fff;padding:.1em .5em} p{color:#555;margin:.3em 0}
 mark{background:#ffe08a;color:#000;font-weight:bold;border:1.5px solid #000;border-radius:3px;padding:0 .15em}
 u{text-decoration:underline 2px;text-underline-offset:3px} *{print-color-adjust:exact;-webkit-print-color-adjust:exact}"""
-
 
 def html_page(title, captions, examples, names):
     """Selected words are boxed, bold and yellow, true ones underlined: no meaning hangs on a colour. All text is escaped."""
@@ -613,7 +581,6 @@ def html_page(title, captions, examples, names):
     return (f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n<title>{html.escape(title)}</title>'
             f"<style>\n{STYLE}</style>\n<h1>{html.escape(title)}</h1>{head}{key}\n" + "\n".join(rows) + "\n</html>\n")
 
-
 def curve_svg(title, curves):
     """{method: [(selection rate, accuracy), ...]} -> an SVG picture; the methods differ in their dashes, not only in colour."""
     at = lambda rate, accuracy: f"{60 + 500 * rate:.1f},{340 - 300 * accuracy:.1f}"
@@ -626,7 +593,6 @@ def curve_svg(title, curves):
         parts += [f'<circle cx="{at(*p).split(",")[0]}" cy="{at(*p).split(",")[1]}" r="3"><title>{name}: rate {p[0]:.3f}, accuracy {p[1]:.4f}</title></circle>' for p in points]
         parts.append(f'<path d="M480 {60 + 20 * i}h30" stroke-width="2" {style}/><text x="516" y="{64 + 20 * i}">{name}</text>')
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 370" font-family="sans-serif" font-size="12">\n' + "\n".join(parts) + "\n</svg>\n"
-
 
 def explain(args, device):
     """--explain: the rationales of the user's own files, printed and pictured."""
@@ -657,9 +623,7 @@ def explain(args, device):
             print("\n".join("  " + "".join("# " if keep else ". " for keep in row) for row in mask.view(int(len(mask) ** 0.5), -1)))
     print(f"picture: {written}")
 
-
 # ---------------------------------------------------------------- top to bottom
-
 def main():
     sys.stdout.reconfigure(line_buffering=True)
     args = parse_args()
@@ -694,7 +658,6 @@ def main():
         path = Path(args.out) / args.dataset / f"rates-{args.teacher if args.teacher_mode else args.student}-seed{args.seed}.svg".replace(":", "_")
         write_text(path, curve_svg(args.dataset, curve))
         print(f"\naccuracy against selection rate: {path}")
-
 
 def experiment(args, data, device):
     """What the command names, at one rate: a teacher where one is needed, then all runs -> {method: [result of each seed]}."""
@@ -735,7 +698,6 @@ def experiment(args, data, device):
         print(f"picture: {run_folder(args, runs[0]) / ('rationales.html' if args.kind == 'text' else 'rationales.png')}\nmodel: {run_folder(args, runs[0]) / 'best.pt'}")
     return results
 
-
 def cli():
     """A user's mistake is exit code 2 and one line, never a traceback; Ctrl-C is 130."""
     try:
@@ -747,7 +709,6 @@ def cli():
     except KeyboardInterrupt:
         print("interrupted: the same command with --resume goes on after the last finished epoch", file=sys.stderr)
         sys.exit(130)
-
 
 if __name__ == "__main__":
     cli()
