@@ -120,6 +120,8 @@ def parse_args():
     add("--dropout", type=number(float, 0, 0.99), help=f"in the heads ({by_data}; the paper: 0.1 for ViT, 0.5 for BERT)")
     # machine
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: auto: cuda where there is one)")
+    add("--bf16", action="store_true", help="bfloat16 autocast on a CPU too (default: on CUDA only)")
+    add("--compile", action="store_true", help="torch.compile the networks (default: no; the first steps take minutes, the others less)")
     add("--resume", action="store_true", help="go on with an interrupted run of the same command; finished runs are not repeated")
     add("--out", default="runs", help="where runs are written (default: runs)")
     # evaluation
@@ -182,7 +184,7 @@ def make_config(args, role, method, preset, seed):
     config = {"role": role, "method": method, "preset": preset, "seed": seed, **{key: getattr(args, key) for key in SHAPE[args.kind] + OPTIONS[method]}}
     if role == "teacher":
         config.update({key: getattr(args, f"teacher_{key}") for key in ("init", "epochs", "lambda_select") if key in config})
-    return config
+    return {**config, "bf16": True} if args.bf16 else config
 
 def run_folder(args, config):
     """<out>/<dataset>/<role>-<method>-<preset>-seed<k>, followed by the options that differ from the default."""
@@ -190,6 +192,7 @@ def run_folder(args, config):
                 "teacher_reads": "student", "kd_noise": "shared", "dataset": args.dataset, "data_dir": args.data_dir, **role_defaults(args, config["role"]),
                 "init": "scratch" if args.dataset in BUILT_IN or config["preset"] not in HUB else "pretrained"}
     name = "{role}-{method}-{preset}-seed{seed}".format(**config)
+    name += "-bf16" if "bf16" in config else ""
     for key in SHAPE[args.kind] + OPTIONS[config["method"]]:
         if config[key] != defaults.get(key):
             name += "-" + key.replace("_", "") + re.sub(r"[^\w.+]+", "_", str(config[key]))[-60:]
@@ -212,8 +215,8 @@ def claim(folder, config):
 def write_text(path, text):
     write_atomically(path, lambda file: file.write(text.encode()))
 
-def autocast(device):
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device, config):
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or "bf16" in config)
 
 @torch.no_grad()
 def evaluate(model, data, split, config, rate=None, batch_size=500):
@@ -228,7 +231,7 @@ def evaluate(model, data, split, config, rate=None, batch_size=500):
     for x, y in data.batches(split, batch_size):
         started, selectable = time.time(), model.selectable(x)
         count = (selectable.sum(1, keepdim=True) * (rate or config.get("rate", 1))).round()
-        with autocast(x.device):
+        with autocast(x.device, config):
             out = model(x, config["tau_end"] if how == "sample" else None)
             mask, logits = out.mask, out.logits
             if how == "topk":
@@ -274,7 +277,7 @@ def answers_of(teacher, path, data, args, device):
         answers = {"key": key, "keep_logits": torch.zeros(shapes[0], dtype=torch.float16), "logits": torch.zeros(shapes[1], dtype=torch.float16)}
         for view in range(views):
             for i, (x, _) in enumerate(data.batches(data.train, 256, view=view)):
-                with autocast(device):
+                with autocast(device, {"bf16": True} if args.bf16 else {}):
                     out = teacher(x)
                 rows = slice(256 * i, 256 * i + len(x))
                 answers["keep_logits"][view, rows, :out.keep_logits.shape[1]] = out.keep_logits
@@ -300,6 +303,8 @@ def train(config, data, teacher, args, device):
     shape = {"preset": config["preset"], "method": config["method"], "num_classes": len(data.classes), "dropout": config["dropout"], "masking": config["masking"], **input_shape(args, data)}
     with user_errors():
         model = initialise(build(**shape), config["init"], config["preset"]).to(device)
+    if args.compile:
+        model.generator.compile(), model.predictor.compile()  # in place: the names of the weights stay
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True)
     first_epoch, best, log = 0, None, []
     if args.resume and (folder / "last.pt").exists():
@@ -332,7 +337,7 @@ def train(config, data, teacher, args, device):
         for step, (x, y) in enumerate(data.batches(data.train, batch_size, order, view=epoch)):
             tau = temperature(epoch * steps + step, total_steps, start=config.get("tau_start", 1.0), end=config.get("tau_end", 1.0),
                               shape=config.get("schedule", "constant"))
-            with autocast(device):
+            with autocast(device, config):
                 if config["method"] == "cls":
                     losses = cls_losses(model, x, y)
                 elif config["method"] == "re":
@@ -634,7 +639,7 @@ def main():
         raise UserError(f"no device {args.device!r} here: use --device auto or cpu") from None
     if args.explain:
         return explain(args, device)
-    print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' else 'float32'})")
+    print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' or args.bf16 else 'float32'})")
     vocab = (vocabulary_of(args.init) or vocabulary_of(args.teacher_init)) if args.kind == "text" else None
     with user_errors():
         for preset, init in {args.teacher: args.teacher_init, **({} if args.teacher_mode else {args.student: args.init})}.items():
