@@ -4,12 +4,13 @@ What tests/bench.py measures this repository against. shape: image_size and patc
 """
 
 import functools
+import tempfile
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from models import parse_preset
+from models import load_pretrained, parse_preset
 
 
 def hugging_face(preset, shape):
@@ -21,6 +22,13 @@ def hugging_face(preset, shape):
     shape = {"max_position_embeddings" if key == "max_len" else key: value for key, value in shape.items()}
     return model(config(hidden_size=dim, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * dim, hidden_dropout_prob=0.0,
                         attention_probs_dropout_prob=0.0, attn_implementation="sdpa", **shape), add_pooling_layer=False)
+
+
+def same_weights(ours, theirs):
+    """Our backbone takes the weights of a network of transformers, through the file that it saves."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        load_pretrained(ours, f"{folder}/model.safetensors")
 
 
 def timm_vit(preset, shape, network):
