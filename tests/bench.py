@@ -5,10 +5,16 @@
 
 The variants of a group take turns (A B C, C B A, ...), so that a busy machine slows them alike; ms is the median over the rounds, CPU that
 of all threads' time. `ratio` is a variant's ms over that of its group's first, in brackets its range over the rounds: above 1, the first is
-faster. `peak` is the share of a big matrix product's FLOP/s. float32; on CUDA also bfloat16 autocast. Random networks, no downloads.
+faster. float32; on CUDA also bfloat16 autocast. The networks are random: nothing is downloaded.
 """
 
-import argparse, functools, importlib.metadata, math, subprocess, sys, time  # noqa: E401
+import argparse
+import functools
+import importlib.metadata
+import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 from statistics import median
 
@@ -43,8 +49,8 @@ shape_of = lambda kind, size=None: dict(image_size=size or FULL[kind], patch_siz
 amp = lambda dtype: torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
-def measure(title, variants, dtype, flops=0, note=""):
-    """variants {name: function, or None: not installed} -> {name: median seconds}; prints a row each. flops: of each function's work."""
+def measure(title, variants, dtype, note=""):
+    """variants {name: function, or None: not installed} -> {name: median seconds}; prints a row each."""
     runs, repeat = {name: run for name, run in variants.items() if run}, {}
     wall, cpu = {name: [] for name in runs}, {name: [] for name in runs}
     for name, run in runs.items():  # first calls allocate, choose kernels and import
@@ -63,17 +69,9 @@ def measure(title, variants, dtype, flops=0, note=""):
         if name in runs:
             each = [a / b for a, b in zip(wall[name], wall[first])]
             row += (f"{1e3 * times[name]:>9.2f} {1e3 * median(cpu[name]):>9.2f} {times[name] / times[first]:>6.2f} ({min(each):.2f}-{max(each):.2f}) "
-                    f"{f'{flops / times[name] / ceiling(dtype):.0%}' if flops else '':>4}  {len(each)} x {repeat[name]:<3} {note}")
+                    f" {len(each)} x {repeat[name]:<3} {note}")
         print(row if name in runs else f"{row}skipped: {name} is not installed")
     return times
-
-
-@functools.cache
-def ceiling(dtype, n=8192 if CUDA else 1536):
-    """FLOP/s of a big square matrix product, the best of 6."""
-    a = torch.randn(n, n, device=DEVICE, dtype=dtype)
-    timed = lambda: (SYNC(), time.perf_counter(), a @ a, SYNC(), time.perf_counter())
-    return 2 * n**3 / min(after - before for _, before, _, _, after in (timed() for _ in range(6)))
 
 
 def inputs(kind, batch, size=None):
@@ -124,11 +122,14 @@ def forwards(kind, dtype):
     forward, both = torch.no_grad()(embed), lambda call: embed(call).square().mean().backward()
     real = (x != 0).unsqueeze(-1) if kind == "bert" else 1  # hidden states of padding are nobody's
     apart = max(((forward(call) - forward(network)) * real).abs().max().item() for call in calls.values() if call)
+    n = 8192 if CUDA else 1536
+    a = torch.randn(n, n, device=DEVICE, dtype=dtype)
     for title, run in (("forward", forward), ("forward + backward", both)):
         with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # fused kernels may go uncounted
             run(network)
-        measure(f"{preset} {title}", {name: call and functools.partial(run, call) for name, call in calls.items()}, dtype,
-                counter.get_total_flops(), f"outputs differ by {apart:.0e}")
+        variants = {name: call and functools.partial(run, call) for name, call in calls.items()}
+        times = measure(f"{preset} {title}", {**variants, f"a {n} x {n} matrix product": lambda: a @ a}, dtype, f"outputs differ by {apart:.0e}")
+        print(f"  ours does {counter.get_total_flops() / times['ours'] * times.popitem()[1] / (2 * n**3):.0%} of the matrix product's FLOP/s")
 
 
 def steps(kind, dtype):
@@ -192,9 +193,8 @@ def memory(kind, variant):
 if args.memory:
     memory(*args.memory)
 else:
-    print(f"torch {torch.__version__}, timm {VERSIONS.get('timm')}, transformers {VERSIONS.get('transformers')}; {hardware(DEVICE)}; at most {args.rounds} rounds; "
-          f"peak {', '.join(f'{ceiling(dtype) / 1e9:.0f} GFLOP/s ({dtype})' for dtype in DTYPES)}")
+    print(f"torch {torch.__version__}, timm {VERSIONS.get('timm')}, transformers {VERSIONS.get('transformers')}; {hardware(DEVICE)}; at most {args.rounds} rounds")
     for section in (forwards, steps, packed, growth):
         for dtype in DTYPES if int(section.__doc__[0]) in args.only else ():
-            print(f"\n{section.__doc__}\n{'':<76} {'ms':>9} {'CPU ms':>9}  ratio (range)     peak  rounds x calls")
+            print(f"\n{section.__doc__}\n{'':<76} {'ms':>9} {'CPU ms':>9}  ratio (range)  rounds x calls")
             section("vit", dtype), section("bert", dtype)

@@ -17,7 +17,7 @@ def test_quick_prints_all_rows(monkeypatch, capsys):
         assert (there, skipped) == ((rows, 0) if importlib.util.find_spec(theirs) else (0, rows))
     rows = {r"forward, float32 +ours": 2, r"forward \+ backward, float32 +ours": 2, r"zero, teacher reads student +[\d.]+ ": 2, "drop, teacher reads student": 2,
             "drop, teacher reads teacher": 2, "sampling and losses  ": 2, "data.batches  ": 2, "of the first: ": 2, "predictor, float32 +drop, packed": 4,
-            r"at most \d+ MiB": 2, "RE step": 8, "examples/s": 2, "to the power of": 4}
+            r"at most \d+ MiB": 2, "RE step": 8, "examples/s": 2, "matrix product.s FLOP": 4, "to the power of": 4}
     for row, times in rows.items():
         assert len(re.findall(row, out)) == times, row
     assert all(float(apart) < 1e-4 for apart in re.findall(r"differ by (\S+)", out)), "unequal work"
