@@ -5,7 +5,7 @@
 
 The variants of a group take turns (A B C, C B A, ...), so that a busy machine slows them alike; ms is the median over the rounds, CPU that
 of all threads' time. `ratio` is a variant's ms over that of its group's first, in brackets its range over the rounds: above 1, the first is
-faster. float32; on CUDA also bfloat16 autocast. The networks are random: nothing is downloaded.
+faster. The second ratio is that of the CPU times, steadier where cores are shared. float32; on CUDA also bfloat16 autocast. Random networks, no downloads.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def measure(title, variants, dtype, note=""):
         row = f"{title}, {dtype}".replace("torch.", "").ljust(48) + f" {name:<27} "
         if name in runs:
             each = [a / b for a, b in zip(wall[name], wall[first])]
-            row += (f"{1e3 * times[name]:>9.2f} {1e3 * median(cpu[name]):>9.2f} {times[name] / times[first]:>6.2f} ({min(each):.2f}-{max(each):.2f}) "
-                    f" {len(each)} x {repeat[name]:<3} {note}")
+            row += (f"{1e3 * times[name]:>9.2f} {1e3 * median(cpu[name]):>9.2f} {times[name] / times[first]:>6.2f} ({min(each):.2f}-{max(each):.2f}) {median(cpu[name]) / median(cpu[first]):>6.2f}"
+                    f"  {len(each)} x {repeat[name]:<3} {note}")
         print(row if name in runs else f"{row}skipped: {name} is not installed")
     return times
 
@@ -196,5 +196,5 @@ else:
     print(f"torch {torch.__version__}, timm {VERSIONS.get('timm')}, transformers {VERSIONS.get('transformers')}; {hardware(DEVICE)}; at most {args.rounds} rounds")
     for section in (forwards, steps, packed, growth):
         for dtype in DTYPES if int(section.__doc__[0]) in args.only else ():
-            print(f"\n{section.__doc__}\n{'':<76} {'ms':>9} {'CPU ms':>9}  ratio (range)  rounds x calls")
+            print(f"\n{section.__doc__}\n{'':<76} {'ms':>9} {'CPU ms':>9}  ratio (range)      CPU  rounds x calls")
             section("vit", dtype), section("bert", dtype)
