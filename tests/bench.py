@@ -43,7 +43,8 @@ BATCHES, WORDS, SLOW, REPEAT = ((1, 2, 4), 500, 0, 0) if args.quick else ((1, 8,
 FULL, BATCH, PATCH, RATE, CUDA = {kind: sizes[-1] for kind, sizes in SIZES.items()}, BATCHES[1], 16, {"vit": 0.15, "bert": 0.10}, torch.cuda.is_available()
 DEVICE, DTYPES, SYNC = torch.device("cuda" if CUDA else "cpu"), [torch.float32] + [torch.bfloat16] * CUDA, torch.cuda.synchronize if CUDA else lambda: None
 VERSIONS = {package.name: package.version for package in importlib.metadata.distributions()}
-REKD = ["zero, teacher reads student", "drop, teacher reads student", "drop, teacher reads teacher", "transformers"]
+REKD = ["zero, teacher reads student", "drop, teacher reads student", "drop, teacher reads teacher",
+        "drop, cache, teacher reads student", "drop, cache, teacher reads teacher", "transformers"]
 METHOD = dict(tau=1.0, alpha=0.5, lambda_select=0.01, lambda_rationale=0.5)
 shape_of = lambda kind, size=None: dict(image_size=size or FULL[kind], patch_size=PATCH) if kind == "vit" else dict(vocab_size=WORDS, max_len=size or FULL[kind])
 amp = lambda dtype: torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
@@ -104,9 +105,10 @@ def rekd_step(kind, variant, dtype):
     (x, y), plain, reads = inputs(kind, BATCH), variant == "transformers", variant.split()[-1]
     make = lambda preset: Plain(preset, shape_of(kind), 10).to(DEVICE) if plain else ours(kind, preset, variant[:4])
     student, teacher = make(STUDENT[kind]), make(TEACHER[kind]).eval().requires_grad_(False)
-    # HERE a teacher cache becomes one more variant: what the step then takes in the teacher's place is made before the lambda.
+    with torch.no_grad():  # a warm cache: what train.answers_of keeps of the teacher
+        known = (lambda out: (out.keep_logits.half(), out.logits.half()))(teacher(x)) if "cache" in variant else None
     return train_step(student, (lambda: student.loss(teacher, x, y, tau=1.0, rate=RATE[kind])) if plain else lambda: rekd_losses(
-        student, teacher, x, y, **METHOD, rate=RATE[kind], teacher_reads=reads)["loss"], dtype)
+        student, teacher, x, y, **METHOD, rate=RATE[kind], teacher_reads=reads, known=known)["loss"], dtype)
 
 
 def forwards(kind, dtype):
@@ -137,14 +139,14 @@ def steps(kind, dtype):
     steps = {v: rekd_step(kind, v, dtype) if v != "transformers" or v in VERSIONS else None for v in REKD}
     model, (x, y), (texts, labels) = ours(kind, STUDENT[kind]), inputs(kind, BATCH), inputs(kind, 256)
     split = Split(texts, labels, lengths=(texts != 0).sum(1).cpu()) if kind == "bert" else Split((255 * torch.rand(256, 3, 32, 32, device=DEVICE)).byte(), labels)
-    data, history = Dataset("", [], split, None, None, {"image_size": FULL["vit"]}, True, ""), torch.zeros(6, device=DEVICE)
+    data, history = Dataset("", [], split, None, None, {"image_size": FULL["vit"]}, torch.randint(2, (1, 256, 3), device=DEVICE), ""), torch.zeros(6, device=DEVICE)
     keep, weight = (torch.randn(shape, device=DEVICE, requires_grad=True) for N in model.selectable(x).shape[1:] for shape in ((BATCH, N, 2), (N, 10)))
     stub = Rationalist(lambda x: keep, lambda x, mask: mask @ weight)  # networks that cost nothing: sampling and losses remain
     student = train_step(model, lambda: re_losses(model, x, y, tau=1.0, rate=RATE[kind], lambda_select=0.01)["loss"], dtype, update=False)
     student()  # AdamW needs gradients
     parts = {"student there and back": student, "AdamW": torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True).step,
              "sampling and losses": lambda: rekd_losses(stub, stub, x, y, **METHOD, rate=RATE[kind])["loss"].backward(),
-             "data.batches": lambda: next(data.batches(split, BATCH, torch.randperm(256), training=True)),
+             "data.batches": lambda: next(data.batches(split, BATCH, torch.randperm(256), view=0)),
              "logging": lambda: [history[i].copy_(labels[i]) for i in range(6)]}
     times = measure(f"REKD step, {STUDENT[kind]} <- {TEACHER[kind]}", {**steps, **parts}, dtype)
     share = {part: times[part] / times[REKD[0]] for part in parts}
