@@ -26,7 +26,6 @@ import re
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,29 +35,24 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from data import BUILT_IN, SPECIAL, UserError, WordPiece, fetch_hub, kind_of, load_dataset, read_image, read_input, read_text, write_atomically
-from models import HUB, build, load, load_pretrained, parse_preset
-from rekd import (agreement, cls_losses, faithfulness, probe, re_losses, rekd_losses, saliency, selection_stats, sign_flip_test,
-                  temperature, top_mask)
+from models import HUB, Misuse, build, initialise, load, load_teacher, parse_preset, read_dict
+from rekd import (agreement, cls_losses, evaluation_mask, faithfulness_and_chance, probe, re_losses, rekd_losses, saliency, selection_stats,
+                  sign_flip_test, temperature, top_mask)
 
 # ---------------------------------------------------------------- options
-# What depends on the data. lambda_select weighs a squared *count* of features: more features want a smaller one.
-DEFAULTS = {
-    # The built-in sets show the paper's effect, so they mask as the paper does. A teacher serves every student and seed: it may take its time.
-    "glyphs": dict(student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4, epochs=4, teacher_epochs=6, batch_size=64,
-                   lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.10, lambda_select=1e-2, masking="zero"),
-    "phrases": dict(student="bert_nano", teacher="bert_micro", max_length=32, epochs=5, teacher_epochs=8, batch_size=64,
-                    lr=1e-3, weight_decay=0.0, dropout=0.1, rate=0.15, lambda_select=1e-2, masking="zero"),
-    # CIFAR, IMDB and your own folders, from published weights: the paper's recipe
-    "image": dict(student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, epochs=35, batch_size=32,
-                  lr=1e-5, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2, masking="drop"),
-    "text": dict(student="bert_mini", teacher="bert_base", max_length=256, epochs=35, batch_size=32,
-                 lr=1e-5, weight_decay=0.0, dropout=0.5, rate=0.10, lambda_select=1e-4, masking="drop"),
-    # the same from scratch
-    "image scratch": dict(student="vit_micro", teacher="vit:96:4:4", image_size=32, patch_size=4, epochs=10, batch_size=64,
-                          lr=1e-3, weight_decay=1e-3, dropout=0.1, rate=0.15, lambda_select=1e-2, masking="drop"),
-    "text scratch": dict(student="bert_micro", teacher="bert:128:2:4", max_length=128, epochs=4, batch_size=64,
-                         lr=1e-3, weight_decay=0.0, dropout=0.1, rate=0.10, lambda_select=5e-4, masking="drop"),
-}
+# What depends on the data, and on whether a model starts from published weights (the paper's recipe) or from scratch. The built-in sets
+# show the paper's effect, so they mask as the paper does. lambda_select weighs a squared *count* of features: more features want a smaller one.
+COLUMNS = ("student", "teacher", "image_size", "patch_size", "max_length", "epochs", "teacher_epochs", "batch_size", "lr", "weight_decay", "dropout",
+           "rate", "lambda_select", "masking")
+DEFAULTS = {name: dict(zip(COLUMNS, row)) for name, row in {
+    #                 student       teacher        pixels: side, patch | tokens  epochs  batch  lr    decay dropout rate  select masking
+    "glyphs":        ("vit_nano",   "vit_micro",    32,   4,    None,  4,  6,     64,    1e-3, 1e-3, 0.1,    0.10, 1e-2, "zero"),
+    "phrases":       ("bert_nano",  "bert_micro",   None, None, 32,    5,  8,     64,    1e-3, 0.0,  0.1,    0.15, 1e-2, "zero"),
+    "image":         ("vit_tiny",   "vit_base",     224,  16,   None,  35, 35,    32,    1e-5, 1e-3, 0.1,    0.15, 1e-2, "drop"),
+    "text":          ("bert_mini",  "bert_base",    None, None, 256,   35, 35,    32,    1e-5, 0.0,  0.5,    0.10, 1e-4, "drop"),
+    "image scratch": ("vit_micro",  "vit:96:4:4",   32,   4,    None,  10, 10,    64,    1e-3, 1e-3, 0.1,    0.15, 1e-2, "drop"),
+    "text scratch":  ("bert_micro", "bert:128:2:4", None, None, 128,   4,  4,     64,    1e-3, 0.0,  0.1,    0.10, 5e-4, "drop"),
+}.items()}
 LAMBDA_SELECT = {"vit_base": 5e-3, "bert_base": 5e-5, "bert_tiny": 2e-4}  # the paper's, where a preset has its own (with published weights)
 
 # What a run of each method depends on, beside role, method, preset and seed: its config, and the names of its folder.
@@ -73,18 +67,16 @@ def parse_args():
         """An argparse type: low <= value <= high, or low < value where `above`."""
         def parse(text):
             value = kind(text)
-            if not (low < value if above else low <= value) or not value <= high:  # a NaN fails too
-                raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low}"
-                                                 + (f" and at most {high}" if high < float("inf") else "") + f", not {text}")
+            if not low <= value <= high or above and value == low:  # a NaN fails too
+                most = f" and at most {high}" if high < float("inf") else ""
+                raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low}{most}, not {text}")
             return value
         parse.__name__ = kind.__name__
         return parse
 
-    def add(name, help, **options):
-        """An option whose help ends with its default: the one given here, or that of the tables above, by data set."""
-        by_data = name[2:].replace("-", "_") in {**DEFAULTS["image"], **DEFAULTS["text"]}
-        help += " (default: by data set, see the top of train.py)" if by_data else " (default: %(default)s)" if "default" in options else ""
-        parser.add_argument(name, help=help, **options)
+    def add(name, help, **options):  # an option whose help ends with its default
+        by_data = " (default: by data set, see the top of train.py)" if name[2:].replace("-", "_") in COLUMNS else ""
+        parser.add_argument(name, help=help + (by_data or " (default: %(default)s)" * ("default" in options)), **options)
 
     count, positive, share, weight = number(int, 1), number(float, 0, above=True), number(float, 0, 1), number(float, 0)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -117,15 +109,14 @@ def parse_args():
     add("--tau-end", "temperature at the last step, as in the paper", type=positive, default=0.1)
     add("--schedule", "of the temperature; the paper: exponential", choices=["cosine", "exponential", "linear", "constant"], default="cosine")
     add("--distil", "which of the two KDs; the paper: both", choices=["both", "rationale", "prediction"], default="both")
-    add("--teacher-reads", "whose rationale the teacher's predictor reads; the paper's release: student's", choices=["teacher", "student"],
-        default="student")
+    add("--teacher-reads", "whose rationale the teacher's predictor reads; the release: student", choices=["teacher", "student"], default="student")
     add("--kd-noise", "Gumbel noise of the teacher in L_KD_R; the release: independent", choices=["shared", "independent", "none"], default="shared")
     # optimisation
     add("--epochs", "passes over the training set; the paper: 35", type=count)
     add("--batch-size", "examples a step; the paper: 32", type=count)
     add("--lr", "learning rate of AdamW, down to 0 over the last 40 %% of the steps; the paper: constant 1e-5", type=positive)
     add("--weight-decay", "of AdamW; the paper: 1e-3 for ViT, 0 for BERT", type=weight)
-    add("--views", "crop and flip an image in so many fixed ways, an epoch each (default: 4 where images are augmented; the paper: ever new)", type=count)
+    add("--views", "crop and flip an image in so many fixed ways; the paper: ever new (default: 4, where images are augmented)", type=count)
     add("--dropout", "in the heads; the paper: 0.1 for ViT, 0.5 for BERT", type=number(float, 0, 0.99))
     # machine
     add("--device", "auto (cuda where there is one), cpu, cuda, ...", default="auto")
@@ -134,11 +125,9 @@ def parse_args():
     add("--resume", "go on with an interrupted run of the same command; finished runs are not repeated", action="store_true")
     add("--out", "where runs are written", default="runs")
     # evaluation
-    add("--eval-mask", "rationale in evaluation: noise-free, one Gumbel draw at --tau-end (the release), or exactly round(rate N)",
-        choices=["hard", "sample", "topk"], default="hard")
-    add("--probe", "tell how much of the answer the masks alone give away, without content (with --resume: of finished runs too)", action="store_true")
-    add("--rates", "repeat all for each of these rates, as 0.05,0.1,0.3, and draw accuracy against rate",
-        type=lambda text: [share(rate) for rate in text.split(",")])
+    add("--eval-mask", "noise-free, one draw at --tau-end (the release), or the best rate N", choices=["hard", "sample", "topk"], default="hard")
+    add("--probe", "how much of the answer do masks alone give away, without content? (with --resume: of finished runs too)", action="store_true")
+    add("--rates", "repeat for each of these, as 0.05,0.1, and draw accuracy against rate", type=lambda text: [share(r) for r in text.split(",")])
     add("--explain", "print and picture the rationales of image or text files, by the model of --checkpoint", nargs="+", metavar="FILE")
     add("--checkpoint", "best.pt of a finished run, for --explain", metavar="FILE")
     args = parser.parse_args()
@@ -160,47 +149,36 @@ def parse_args():
     start = lambda preset: "pretrained" if args.dataset not in BUILT_IN and preset in (None, *HUB) else "scratch"
     init = args.init or start(args.teacher if args.teacher_mode else args.student)
     table = DEFAULTS.get(args.dataset) or DEFAULTS[args.kind + " scratch" * (init == "scratch")]
-    table = {**vars(parser.parse_args([])), "dataset": args.dataset, "data_dir": args.data_dir, "teacher_epochs": table["epochs"], **table,
+    table = {**vars(parser.parse_args([])), **table, "dataset": args.dataset, "data_dir": args.data_dir,
              "views": 4 if args.kind == "image" and args.dataset not in BUILT_IN else 1}
     args.student, args.teacher = args.student or table["student"], args.teacher or table["teacher"]
     teacher_init = init if args.teacher_mode else args.teacher_init or start(args.teacher)
-    args.defaults, args.own = {}, {}  # by role: its default options, and those in which a teacher differs from its student
+    args.defaults, args.own = {}, {}  # by role: its defaults, and the options in which a teacher differs from its student
     for role, preset, init, epochs in ("student", args.student, init, "epochs"), ("teacher", args.teacher, teacher_init, "teacher_epochs"):
-        select = table["lambda_select"] if init == "scratch" else LAMBDA_SELECT.get(preset, table["lambda_select"])
-        args.defaults[role] = {**table, "init": start(preset), "epochs": table[epochs], "lambda_select": select}
-        args.own[role] = {"init": init, "epochs": args.epochs or table[epochs],
-                          "lambda_select": select if args.lambda_select is None else args.lambda_select}
-    for key, value in table.items():
-        if getattr(args, key, 0) is None:
-            setattr(args, key, value)
+        own = {"epochs": table[epochs], "lambda_select": LAMBDA_SELECT.get(preset, table["lambda_select"]) if init != "scratch" else table["lambda_select"]}
+        args.defaults[role] = {**table, **own, "init": start(preset)}
+        args.own[role] = {**{key: own[key] if getattr(args, key) is None else getattr(args, key) for key in own}, "init": init}
+    vars(args).update((key, value) for key, value in table.items() if vars(args).get(key) is None)
     return args
 
 def fail(message):
     print(f"train.py: {message}", file=sys.stderr)
     sys.exit(2)
 
-@contextmanager
-def user_errors():
-    """models.py knows no UserError: what it refuses is a ValueError with a sentence for the user."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(error) from None
-
 # ---------------------------------------------------------------- device and data
-def choose_device(args):
+def choose_device(name):
     try:
-        device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         torch.empty(0, device=device)
         return device
     except (RuntimeError, AssertionError):
-        raise UserError(f"no device {args.device!r} here: use --device auto or cpu") from None
+        raise UserError(f"no device {name!r} here: use --device auto or cpu") from None
 
 def hardware(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return f"{(re.findall('model name.*: (.*)', cpuinfo) or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
 
 def autocast(device, bf16):
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 or device.type == "cuda")
@@ -210,46 +188,35 @@ def prepare(args, device):
     vocabulary = (vocabulary_of(args.own["student"]["init"]) or vocabulary_of(args.own["teacher"]["init"])) if args.kind == "text" else None
     shape = input_shape(args, WordPiece(vocabulary or SPECIAL).vocabulary)
     for role in ["teacher"] if args.teacher_mode else ["teacher", "student"]:
-        preset = getattr(args, role)
-        with user_errors():
-            kind = {"vit": "image", "bert": "text"}[parse_preset(preset)[0]]
-        if kind != args.kind:
-            raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: "
-                            f"choose a {'bert' if args.kind == 'text' else 'vit'} preset")
+        preset, network = getattr(args, role), {"image": "vit", "text": "bert"}[args.kind]
+        if parse_preset(preset)[0] != network:
+            raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {network} preset")
         new_model(args.own[role]["init"], preset=preset, method="cls", num_classes=2, **shape)
     options = {key: getattr(args, key) for key in [*SHAPE[args.kind], "limit", "views"]}
     return load_dataset(args.dataset, args.data_dir, device=device, vocab=vocabulary, **options)
 
 # ---------------------------------------------------------------- networks, and what they start from
-@user_errors()
 def new_model(init, preset, **options):
     """Both networks of a new model begin with the same weights: published ones, those of a file, or (scratch) as they are."""
     model = build(preset=preset, **options)
-    if init == "pretrained":
-        if preset not in HUB:
-            raise UserError(f"no published weights for {preset}: choose one of {', '.join(HUB)}, or --init scratch, or --init FILE")
-        init = fetch_hub(HUB[preset], "model.safetensors", "pytorch_model.bin")
-    for network in (model.generator, model.predictor) if init != "scratch" else ():
-        if hasattr(network, "backbone"):  # the generator of a CLS model has none
-            load_pretrained(network.backbone, init)
+    if init == "pretrained" and preset not in HUB:
+        raise UserError(f"no published weights for {preset}: choose one of {', '.join(HUB)}, or --init scratch, or --init FILE")
+    if init != "scratch":
+        initialise(model, fetch_hub(HUB[preset], "model.safetensors", "pytorch_model.bin") if init == "pretrained" else init)
     return model
 
 def vocabulary_of(init):
-    """The vocabulary that weights were made with: it lies beside a file of your own; all published BERTs here share one. Scratch: None."""
-    if init == "pretrained":
-        return fetch_hub(HUB["bert_base"], "vocab.txt")
+    """The vocab.txt that weights were made with: beside a file of your own; all published BERTs here share one. Scratch: None."""
     vocab = Path(init).with_name("vocab.txt")
-    if init != "scratch" and not vocab.exists():
+    if init not in ("pretrained", "scratch") and not vocab.exists():
         raise UserError(f"no {vocab}: the words of the weights in {init} must lie beside them, one a line")
-    return None if init == "scratch" else vocab
+    return {"pretrained": lambda: fetch_hub(HUB["bert_base"], "vocab.txt"), "scratch": lambda: None}.get(init, lambda: vocab)()
 
 def input_shape(args, vocabulary):
     """What a network must know of its input: see models.build."""
-    return {"vocab_size": len(vocabulary), "max_len": args.max_length} if args.kind == "text" else \
-        {"image_size": args.image_size, "patch_size": args.patch_size}
+    return {key: getattr(args, key) for key in SHAPE["image"]} if args.kind == "image" else {"vocab_size": len(vocabulary), "max_len": args.max_length}
 
 # ---------------------------------------------------------------- the teacher
-@user_errors()
 def find_teacher(args, config, data):
     """best.pt of a finished teacher with the same data, grid, preset and rate: the run of these very options, else the newest."""
     folder = run_folder(args, config)
@@ -261,30 +228,12 @@ def find_teacher(args, config, data):
                 return run / "best.pt"
     return None
 
-@user_errors()
-def load_teacher(path, args, data, device):
-    """A frozen teacher: eval mode, no gradients, and never a part of the student -> the model, and what `load` tells of it."""
-    teacher, info = load(path, device)
-    vocabulary, shape, theirs = data.input.get("vocabulary"), info["model"], ", ".join(info["classes"][:10])
-    if shape["method"] == "cls":
-        raise UserError(f"{path} is a CLS model and has no rationales to teach: give an RE run")
-    if info["classes"] != data.classes:
-        raise UserError(f"{path} was trained on other classes ({theirs}) than {args.dataset} has ({', '.join(data.classes[:10])})")
-    if info["input"].get("vocabulary") != vocabulary:
-        raise UserError(f"{path} was trained with another vocabulary: a teacher reads the tokens of its student")
-    wants = input_shape(args, vocabulary)
-    has = {key: shape.get(key) for key in wants}
-    if has != wants:
-        raise UserError(f"{path} reads {has}, the student {wants}: teacher and student need the same grid of features")
-    return teacher.requires_grad_(False), info
-
 @torch.no_grad()
 def answers_of(teacher, path, data, args, device):
     """What the frozen teacher says of every training example in every view: keep_logits (V, n, N) and logits (V, n, C), float16.
 
-    A constant, so it is computed once, in large batches, and kept for later runs in a file whose name is a hash of the
-    teacher, the data and the number of views. (TinyViT, arXiv 2207.10666, stores a teacher's logits so; that it must see
-    the very view that its student sees: arXiv 2106.05237.)
+    A constant, so it is computed once and kept for later runs, in a file named by a hash of the teacher, the data and the number of views.
+    (TinyViT, arXiv 2207.10666, stores a teacher's logits so; it must see the very view that its student sees: arXiv 2106.05237.)
     """
     views = 1 if data.views is None else len(data.views)
     key = hashlib.sha256(Path(path).read_bytes() + f"{data.fingerprint} {views}".encode()).hexdigest()
@@ -325,10 +274,7 @@ def claim(folder, config):
     """Make the run's folder and write its config, unless it belongs to a run with other options."""
     path = folder / "config.json"
     if path.exists():
-        try:
-            other = json.loads(path.read_text())
-        except ValueError:
-            raise UserError(f"{path} is damaged: remove the folder of this run") from None
+        other = read_dict(path, "config", "remove the folder of this run")
         differs = [f"{key} {other.get(key)} -> {config.get(key)}" for key in sorted({*other, *config}) if other.get(key) != config.get(key)]
         if differs:
             raise UserError(f"{folder} holds a run with other options ({', '.join(differs)}): choose another --out, or remove it")
@@ -351,18 +297,15 @@ def train(config, data, teacher, args, device):
     (folder / "result.json").unlink(missing_ok=True)
 
     torch.manual_seed(config["seed"])
-    shape = {"num_classes": len(data.classes), **{key: config[key] for key in ("preset", "method", "dropout", "masking")},
-             **input_shape(args, data.input.get("vocabulary"))}
+    shape = {"preset": config["preset"], "method": method, "num_classes": len(data.classes), "dropout": config["dropout"],
+             "masking": config["masking"], **input_shape(args, data.input.get("vocabulary"))}
     model = new_model(config["init"], **shape).to(device)
     if args.compile:
         model.generator.compile(), model.predictor.compile()  # in place: the names of the weights stay
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True)
     first_epoch, best, log = 0, None, []
     if args.resume and (folder / "last.pt").exists():
-        try:
-            last = torch.load(folder / "last.pt", map_location=device, weights_only=True)
-        except Exception:  # a damaged file fails in a dozen ways
-            raise UserError(f"{folder / 'last.pt'} is damaged: remove it to start this run again") from None
+        last = read_dict(folder / "last.pt", "checkpoint", "remove it to start this run again", device)
         model.load_state_dict(last["weights"])
         optimizer.load_state_dict(last["optimizer"])
         first_epoch, best = last["epoch"], tuple(last["best"])
@@ -375,7 +318,7 @@ def train(config, data, teacher, args, device):
     batch_size = min(config["batch_size"], len(data.train))
     steps = len(data.train) // batch_size  # an epoch's incomplete batch is left out: every step has one shape
     total_steps = config["epochs"] * steps
-    anneal = {"start": config["tau_start"], "end": config["tau_end"], "shape": config["schedule"]} if method != "cls" else {"start": 1.0, "shape": "constant"}
+    anneal = dict(zip(("start", "end", "shape"), [config.get("tau_start", 1.0), config.get("tau_end", 1.0), config.get("schedule", "constant")]))
     interactive = sys.stdout.isatty() and sys.stderr.isatty()
     title = f"{role} {method} {config['preset']} seed {config['seed']}"
     bar = tqdm(total=total_steps, initial=first_epoch * steps, desc=title, disable=not interactive, leave=False, unit="step")
@@ -456,25 +399,18 @@ def evaluate(model, data, split, config, rate=None, batch_size=500):
     `rate` given (on the test set): also sufficiency and comprehensiveness, each beside that of a random mask of the same
     counts. A CLS model has no rationale: in its place stand its features of largest gradient x input, at that rate.
     """
-    was_training, how, cls = model.training, config.get("eval_mask", "hard"), config["method"] == "cls"
-    found, seconds = [], 0.0
+    was_training, cls, found, seconds = model.training, config["method"] == "cls", [], 0.0
+    how, tau, share = config.get("eval_mask", "hard"), config.get("tau_end"), rate or config.get("rate")
     model.eval()
     for x, y in data.batches(split, batch_size):
-        started, selectable, scores = time.time(), model.selectable(x), []
-        count = (selectable.sum(1, keepdim=True) * (rate or config.get("rate", 1))).round()  # (B, 1)
+        started, selectable = time.time(), model.selectable(x)
         with autocast(x.device, "bf16" in config):
-            out = model(x, config["tau_end"] if how == "sample" else None)
-            mask, logits = out.mask, out.logits
-            if how == "topk":
-                mask = top_mask(out.keep_logits, count, selectable)
-                logits = model.predictor(x, mask)
+            mask, logits = evaluation_mask(model, x, how, tau, share)
             correct = logits.argmax(1) == y
             seconds += time.time() - started
             if rate and cls:
-                mask = top_mask(saliency(model.predictor, x, selectable), count, selectable)
-            if rate:
-                chance = top_mask(torch.rand_like(mask), mask.sum(1, keepdim=True), selectable)
-                scores = [score for m in (mask, chance) for score in faithfulness(model.predictor, x, m, selectable)]
+                mask = top_mask(saliency(model.predictor, x, selectable), (rate * selectable.sum(1, keepdim=True)).round(), selectable)
+            scores = faithfulness_and_chance(model.predictor, x, mask, selectable) if rate else ()
         padding = (0, data.input.get("max_length", mask.shape[1]) - mask.shape[1])  # batches of texts differ in length
         found.append((correct, F.pad(mask, padding), F.pad(selectable, padding), *scores))
     model.train(was_training)
@@ -637,8 +573,7 @@ def curve_svg(title, curves):
 
 def explain(args, device):
     """--explain: the rationales of the user's own files, printed and pictured."""
-    with user_errors():
-        model, info = load(args.checkpoint, device)
+    model, info = load(args.checkpoint, device)
     input, config, examples = info["input"], info["config"], []
     for path in args.explain:
         x, name = read_input(path, input).to(device), path
@@ -680,7 +615,8 @@ def experiment(args, data, device):
         if not path:
             train(teacher_config, data, None, args, device)
             path = run_folder(args, teacher_config) / "best.pt"
-        network, info = load_teacher(path, args, data, device)
+        vocabulary = data.input.get("vocabulary")
+        network, info = load_teacher(path, device, classes=data.classes, vocabulary=vocabulary, **input_shape(args, vocabulary))
         teacher, teacher_run = (network, answers_of(network, path, data, args, device)), (path, info)
 
     results = {method: [] for method in methods}
@@ -703,7 +639,7 @@ def experiment(args, data, device):
 def main():
     sys.stdout.reconfigure(line_buffering=True)
     args = parse_args()
-    device = choose_device(args)
+    device = choose_device(args.device)
     if args.explain:
         return explain(args, device)
     print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' or args.bf16 else 'float32'})")
@@ -726,7 +662,7 @@ def cli():
     """A user's mistake is exit code 2 and one line, never a traceback; Ctrl-C is 130."""
     try:
         main()
-    except UserError as error:
+    except (UserError, Misuse) as error:
         fail(error)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else error)
