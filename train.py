@@ -92,9 +92,9 @@ def parse_args():
     add("--compare", "train CLS, RE and REKD students and compare them", action="store_true")
     add("--seed", "of initialisation, order and noise; the default is the paper's first", type=number(int, 0), default=2026)
     add("--seeds", "repeat with so many seeds, --seed, --seed + 1, ...; the paper: 10", type=number(int, 1, 20), default=1)
-    start = "pretrained, scratch, or a FILE of weights (default: pretrained where there are published weights, and for data not built in)"
-    add("--init", f"where the model that the command names starts: {start}")
-    add("--teacher-init", f"where a teacher starts that is trained on the way: {start}", metavar="INIT")
+    where = "pretrained, scratch, or a FILE of weights (default: pretrained where there are published weights, and for data not built in)"
+    add("--init", f"where the model that the command names starts: {where}")
+    add("--teacher-init", f"where a teacher starts that is trained on the way: {where}", metavar="INIT")
     # shape
     add("--image-size", "pixels a side that the model sees; the paper: 224", type=count)
     add("--patch-size", "pixels a side of a patch, the unit of a rationale; the paper: 16", type=count)
@@ -140,10 +140,9 @@ def parse_args():
     if args.compare and args.method:
         fail("--compare trains all three methods: leave --method out")
     args.kind = kind_of(args.dataset, args.data_dir)
-    other = "image" if args.kind == "text" else "text"
-    for key in SHAPE[other]:
-        if getattr(args, key) is not None:
-            fail(f"--{key.replace('_', '-')} is for {other}s, and {args.dataset} holds {args.kind}s: leave it out")
+    for kind, keys in SHAPE.items():
+        if stray := [key for key in keys if kind != args.kind and getattr(args, key) is not None]:
+            fail(f"--{stray[0].replace('_', '-')} is for {kind}s, and {args.dataset} holds {args.kind}s: leave it out")
 
     # Where a model starts decides its defaults: published weights want the paper's recipe, a start from scratch wants another.
     start = lambda preset: "pretrained" if args.dataset not in BUILT_IN and preset in (None, *HUB) else "scratch"
@@ -155,7 +154,8 @@ def parse_args():
     teacher_init = init if args.teacher_mode else args.teacher_init or start(args.teacher)
     args.defaults, args.own = {}, {}  # by role: its defaults, and the options in which a teacher differs from its student
     for role, preset, init, epochs in ("student", args.student, init, "epochs"), ("teacher", args.teacher, teacher_init, "teacher_epochs"):
-        own = {"epochs": table[epochs], "lambda_select": LAMBDA_SELECT.get(preset, table["lambda_select"]) if init != "scratch" else table["lambda_select"]}
+        paper = LAMBDA_SELECT if init != "scratch" else {}
+        own = {"epochs": table[epochs], "lambda_select": paper.get(preset, table["lambda_select"])}
         args.defaults[role] = {**table, **own, "init": start(preset)}
         args.own[role] = {**{key: own[key] if getattr(args, key) is None else getattr(args, key) for key in own}, "init": init}
     vars(args).update((key, value) for key, value in table.items() if vars(args).get(key) is None)
@@ -207,25 +207,27 @@ def new_model(init, preset, **options):
 
 def vocabulary_of(init):
     """The vocab.txt that weights were made with: beside a file of your own; all published BERTs here share one. Scratch: None."""
+    if init in ("pretrained", "scratch"):
+        return fetch_hub(HUB["bert_base"], "vocab.txt") if init == "pretrained" else None
     vocab = Path(init).with_name("vocab.txt")
-    if init not in ("pretrained", "scratch") and not vocab.exists():
+    if not vocab.exists():
         raise UserError(f"no {vocab}: the words of the weights in {init} must lie beside them, one a line")
-    return {"pretrained": lambda: fetch_hub(HUB["bert_base"], "vocab.txt"), "scratch": lambda: None}.get(init, lambda: vocab)()
+    return vocab
 
 def input_shape(args, vocabulary):
     """What a network must know of its input: see models.build."""
-    return {key: getattr(args, key) for key in SHAPE["image"]} if args.kind == "image" else {"vocab_size": len(vocabulary), "max_len": args.max_length}
+    return {"image_size": args.image_size, "patch_size": args.patch_size} if args.kind == "image" else \
+        {"vocab_size": len(vocabulary), "max_len": args.max_length}
 
 # ---------------------------------------------------------------- the teacher
 def find_teacher(args, config, data):
     """best.pt of a finished teacher with the same data, grid, preset and rate: the run of these very options, else the newest."""
-    folder = run_folder(args, config)
+    folder, same = run_folder(args, config), ["preset", "rate", "masking", *SHAPE[args.kind]]
     runs = [path.parent for path in folder.parent.glob("teacher-re-*/result.json")]
     for run in sorted(runs, key=lambda run: (run != folder, -run.stat().st_mtime)):
         other = json.loads((run / "config.json").read_text())
-        if all(other.get(key) == config[key] for key in ["preset", "rate", "masking", *SHAPE[args.kind]]):
-            if load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
-                return run / "best.pt"
+        if all(other.get(key) == config[key] for key in same) and load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
+            return run / "best.pt"
     return None
 
 @torch.no_grad()
@@ -294,7 +296,8 @@ def train(config, data, teacher, args, device):
         if "probe" in result["test"] or not args.probe:
             print(f"{folder}: finished before")
             return result
-    (folder / "result.json").unlink(missing_ok=True)
+    for name in () if args.resume else ("result.json", "log.jsonl", "last.pt", "best.pt"):
+        (folder / name).unlink(missing_ok=True)
 
     torch.manual_seed(config["seed"])
     shape = {"preset": config["preset"], "method": method, "num_classes": len(data.classes), "dropout": config["dropout"],
@@ -304,21 +307,18 @@ def train(config, data, teacher, args, device):
         model.generator.compile(), model.predictor.compile()  # in place: the names of the weights stay
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"], fused=True)
     first_epoch, best, log = 0, None, []
-    if args.resume and (folder / "last.pt").exists():
+    if (folder / "last.pt").exists():
         last = read_dict(folder / "last.pt", "checkpoint", "remove it to start this run again", device)
         model.load_state_dict(last["weights"])
         optimizer.load_state_dict(last["optimizer"])
         first_epoch, best = last["epoch"], tuple(last["best"])
         log = (folder / "log.jsonl").read_text().splitlines()[:first_epoch]
         print(f"{folder}: resumed after epoch {first_epoch}")
-    else:
-        for name in ("last.pt", "best.pt", "log.jsonl"):
-            (folder / name).unlink(missing_ok=True)
 
     batch_size = min(config["batch_size"], len(data.train))
     steps = len(data.train) // batch_size  # an epoch's incomplete batch is left out: every step has one shape
     total_steps = config["epochs"] * steps
-    anneal = dict(zip(("start", "end", "shape"), [config.get("tau_start", 1.0), config.get("tau_end", 1.0), config.get("schedule", "constant")]))
+    anneal = {"start": config["tau_start"], "end": config["tau_end"], "shape": config["schedule"]} if method != "cls" else {"start": 1, "end": 1}
     interactive = sys.stdout.isatty() and sys.stderr.isatty()
     title = f"{role} {method} {config['preset']} seed {config['seed']}"
     bar = tqdm(total=total_steps, initial=first_epoch * steps, desc=title, disable=not interactive, leave=False, unit="step")
@@ -437,19 +437,17 @@ def report(results, args, teacher):
     for method, runs in results.items():
         column = lambda key: [run["test"].get(key) for run in runs]  # None: not known of every run
         cell = lambda key, digits=3: "-" if None in column(key) else spread(column(key), digits)
-        mean = lambda key, digits=3: "" if None in column(key) else f" ({np.mean(column(key)):.{digits}f})"
-        rows.append([method.upper(), cell("accuracy", 4), cell("rate_mean"), mean("rate_empty").strip(" ()"), cell("f1"), cell("iou"),
-                     cell("sufficiency") + mean("sufficiency_random"), cell("comprehensiveness") + mean("comprehensiveness_random"),
-                     cell("probe") + mean("chance", 2), cell("examples_per_s", 0),
-                     f"{runs[0]['parameters']:,}", spread([run["seconds"] for run in runs], 0)])
+        beside = lambda key, other, digits=3: cell(key) + ("" if None in column(other) else f" ({np.mean(column(other)):.{digits}f})")
+        rows.append([method.upper(), cell("accuracy", 4), cell("rate_mean"), f"{np.mean(column('rate_empty')):.3f}", cell("f1"), cell("iou"),
+                     beside("sufficiency", "sufficiency_random"), beside("comprehensiveness", "comprehensiveness_random"), beside("probe", "chance", 2),
+                     cell("examples_per_s", 0), f"{runs[0]['parameters']:,}", spread([run["seconds"] for run in runs], 0)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     who = f"teachers, {args.teacher}" if args.teacher_mode else f"students, {args.student}"
     lines = [f"{args.dataset}, test set, {who}, {args.seeds} seed{'s' * (args.seeds > 1)} from {args.seed}", "",
              *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows), ""]
     if teacher:
-        path, info = teacher
-        lines.append(f"teacher: {info['model']['preset']} (RE), dev accuracy {info['metric']['accuracy']:.4f} "
-                     f"at rate {info['metric']['rate_mean']:.3f}, {path}")
+        path, (model, metric) = teacher[0], (teacher[1]["model"], teacher[1]["metric"])
+        lines.append(f"teacher: {model['preset']} (RE), dev accuracy {metric['accuracy']:.4f} at rate {metric['rate_mean']:.3f}, {path}")
     if args.compare:
         cls, re_, rekd = (np.array([run["test"]["accuracy"] for run in results[method]]) for method in ("cls", "re", "rekd"))
         gap = cls.mean() - re_.mean()
@@ -492,12 +490,9 @@ def picture(path, title, input, classes, examples, models):
             example["found"].append((name, out.mask[0].cpu(), f"{classes[label]}, {confidence:.0%}", right))
     captions = [f"{name}: {preset}, accuracy {metrics['accuracy']:.3f}, selection rate {metrics['rate_mean']:.3f}"
                 for name, (_, metrics, preset) in models.items()]
-    if input["kind"] == "text":
-        path = Path(f"{path}.html")
-        write_text(path, html_page(title, captions, examples))
-    else:
-        path, canvas = Path(f"{path}.png"), draw(title, captions, examples)
-        write_atomically(path, lambda file: canvas.save(file, format="PNG"))
+    text = input["kind"] == "text"
+    path, page = Path(f"{path}.{'html' if text else 'png'}"), (html_page if text else draw)(title, captions, examples)
+    write_atomically(path, lambda file: file.write(page.encode()) if text else page.save(file, format="PNG"))
     return path
 
 def draw(title, captions, examples, side=128):
@@ -551,10 +546,10 @@ def html_page(title, captions, examples):
                 words += " " * (not word.startswith("##")) + (f"<mark>{text}</mark>" if mask[i] else text)
             parts.append(f'<article class="{"wrong" if right is False else "right"}"><h2>{verdict} {safe(name)} says {safe(says)}'
                          f"{label} &middot; {safe(example['name'])}</h2><p>{words}</p></article>")
-    head = "".join(f"<p>{safe(line)}</p>" for line in captions)
-    key = "<p>Key: <mark>selected word</mark>" + (", <u>true rationale</u>" if truth is not None else "") + "</p>"
+    head = "".join(f"<p>{safe(line)}</p>" for line in captions) + "<p>Key: <mark>selected word</mark>" + \
+        ", <u>true rationale</u>" * (truth is not None) + "</p>"
     return (f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n'
-            f"<title>{safe(title)}</title><style>\n{STYLE}</style>\n<h1>{safe(title)}</h1>{head}{key}\n" + "\n".join(parts) + "\n</html>\n")
+            f"<title>{safe(title)}</title><style>\n{STYLE}</style>\n<h1>{safe(title)}</h1>{head}\n" + "\n".join(parts) + "\n</html>\n")
 
 def curve_svg(title, curves):
     """{method: [(selection rate, accuracy), ...]} -> an SVG picture; the methods differ in their dashes, not only in colour."""
@@ -587,13 +582,13 @@ def explain(args, device):
     models = {config["method"].upper(): (model, info["metric"], config["preset"])}
     written = picture(Path(args.out) / "explained", f"{config['dataset']}: {args.checkpoint}", input, info["classes"], examples, models)
     for example in examples:
-        _, mask, says, _ = example["found"][0]
-        print(f"{example['name']}: {says}")
+        [(_, mask, says, _)] = example["found"]
         if input["kind"] == "text":
             words = [f"[{word}]" if keep else word for word, keep in zip(example["shown"], mask[1:-1])]
-            print("  " + " ".join(words).replace("] [", " "))
+            lines = [" ".join(words).replace("] [", " ")]
         else:
-            print("\n".join("  " + "".join("# " if keep else ". " for keep in row) for row in mask.view(int(len(mask) ** 0.5), -1)))
+            lines = ["".join("# " if keep else ". " for keep in row) for row in mask.view(int(len(mask) ** 0.5), -1)]
+        print(f"{example['name']}: {says}", *lines, sep="\n  ")
     print(f"picture: {written}")
 
 # ---------------------------------------------------------------- the whole command
@@ -603,26 +598,25 @@ def experiment(args, data, device):
     role, preset = ("teacher", args.teacher) if args.teacher_mode else ("student", args.student)
     runs = [make_config(args, role, method, preset, args.seed + k) for k in range(args.seeds) for method in methods]
     folders = [run_folder(args, config) for config in runs]
-    to_train, teacher, teacher_run = list(folders), None, None
-    if "rekd" in methods:
-        teacher_config = make_config(args, "teacher", "re", args.teacher, args.seed)
-        path = args.teacher_checkpoint or find_teacher(args, teacher_config, data)
-        to_train += [] if path else [run_folder(args, teacher_config)]
+
+    teacher, teacher_config = None, make_config(args, "teacher", "re", args.teacher, args.seed)
+    path = (args.teacher_checkpoint or find_teacher(args, teacher_config, data)) if "rekd" in methods else None
+    to_train = folders + [run_folder(args, teacher_config)] * ("rekd" in methods and not path)
     if args.resume and not any((folder / "config.json").exists() for folder in to_train):
         raise UserError(f"nothing to resume: no run with these options in {folders[-1]}")
     if "rekd" in methods:
         print(f"teacher: {f'reusing {path}' if path else f'no finished one fits, so {args.teacher} is trained first'}")
         if not path:
             train(teacher_config, data, None, args, device)
-            path = run_folder(args, teacher_config) / "best.pt"
+            path = to_train[-1] / "best.pt"
         vocabulary = data.input.get("vocabulary")
         network, info = load_teacher(path, device, classes=data.classes, vocabulary=vocabulary, **input_shape(args, vocabulary))
-        teacher, teacher_run = (network, answers_of(network, path, data, args, device)), (path, info)
+        teacher = network, answers_of(network, path, data, args, device)
 
     results = {method: [] for method in methods}
     for config in runs:
         results[config["method"]].append(train(config, data, teacher, args, device))
-    table = report(results, args, teacher_run)
+    table = report(results, args, (path, info) if teacher else None)
     print(f"\n{table}")
     if args.compare:
         name = str(folders[2]).replace("student-rekd", "compare") + f"-{args.seeds}seeds"  # the first seed's REKD run
@@ -653,8 +647,8 @@ def main():
             point = tuple(np.mean([run["test"][key] for run in runs]) for key in ("rate_mean", "accuracy"))
             curves.setdefault(method.upper(), []).append(point)
     if args.rates:
-        name = f"rates-{args.teacher if args.teacher_mode else args.student}-seed{args.seed}.svg".replace(":", "_")
-        path = Path(args.out) / args.dataset / name
+        preset = args.teacher if args.teacher_mode else args.student
+        path = Path(args.out) / args.dataset / f"rates-{preset}-seed{args.seed}.svg".replace(":", "_")
         write_text(path, curve_svg(args.dataset, curves))
         print(f"\naccuracy against selection rate: {path}")
 
