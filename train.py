@@ -42,8 +42,8 @@ from rekd import (agreement, cls_losses, evaluation_mask, faithfulness_and_chanc
 # ---------------------------------------------------------------- options
 # What depends on the data, and on whether a model starts from published weights (the paper's recipe) or from scratch. The built-in sets
 # show the paper's effect, so they mask as the paper does. lambda_select weighs a squared *count* of features: more features want a smaller one.
-COLUMNS = ("student", "teacher", "image_size", "patch_size", "max_length", "epochs", "teacher_epochs", "batch_size", "lr", "weight_decay", "dropout",
-           "rate", "lambda_select", "masking")
+COLUMNS = ["student", "teacher", "image_size", "patch_size", "max_length", "epochs", "teacher_epochs", "batch_size", "lr", "weight_decay",
+           "dropout", "rate", "lambda_select", "masking"]
 DEFAULTS = {name: dict(zip(COLUMNS, row)) for name, row in {
     #                 student       teacher        pixels: side, patch | tokens  epochs  batch  lr    decay dropout rate  select masking
     "glyphs":        ("vit_nano",   "vit_micro",    32,   4,    None,  4,  6,     64,    1e-3, 1e-3, 0.1,    0.10, 1e-2, "zero"),
@@ -92,7 +92,7 @@ def parse_args():
     add("--compare", "train CLS, RE and REKD students and compare them", action="store_true")
     add("--seed", "of initialisation, order and noise; the default is the paper's first", type=number(int, 0), default=2026)
     add("--seeds", "repeat with so many seeds, --seed, --seed + 1, ...; the paper: 10", type=number(int, 1, 20), default=1)
-    where = "pretrained, scratch, or a FILE of weights (default: pretrained where there are published weights, and for data not built in)"
+    where = "pretrained, scratch, or a FILE of weights (default: pretrained where there are published ones and the data is not built in)"
     add("--init", f"where the model that the command names starts: {where}")
     add("--teacher-init", f"where a teacher starts that is trained on the way: {where}", metavar="INIT")
     # shape
@@ -102,11 +102,11 @@ def parse_args():
     add("--masking", "what hides the rest from the predictor: content times 0 (the paper), or no attention to it", choices=["zero", "drop"])
     # method
     add("--rate", "share of the features to select; the paper: 0.15 for CIFAR, 0.10 for IMDB", type=number(float, 0, 1, above=True))
-    add("--alpha", "weight of L_RE against L_KD, as in the paper", type=share, default=0.5)
+    add("--alpha", "weight of L_RE against L_KD; the paper: 0.5", type=share, default=0.5)
     add("--lambda-select", "weight of L_select, a squared count; the paper: 5e-3 to 5e-2 for ViT, 5e-5 to 2e-4 for BERT", type=weight)
-    add("--lambda-rationale", "weight of L_KD_R in L_KD, as in the paper", type=weight, default=0.5)
-    add("--tau-start", "temperature at the first step, as in the paper", type=positive, default=5.0)
-    add("--tau-end", "temperature at the last step, as in the paper", type=positive, default=0.1)
+    add("--lambda-rationale", "weight of L_KD_R in L_KD; the paper: 0.5", type=weight, default=0.5)
+    add("--tau-start", "temperature at the first step; the paper: 5", type=positive, default=5.0)
+    add("--tau-end", "temperature at the last step; the paper: 0.1", type=positive, default=0.1)
     add("--schedule", "of the temperature; the paper: exponential", choices=["cosine", "exponential", "linear", "constant"], default="cosine")
     add("--distil", "which of the two KDs; the paper: both", choices=["both", "rationale", "prediction"], default="both")
     add("--teacher-reads", "whose rationale the teacher's predictor reads; the release: student", choices=["teacher", "student"], default="student")
@@ -125,7 +125,7 @@ def parse_args():
     add("--resume", "go on with an interrupted run of the same command; finished runs are not repeated", action="store_true")
     add("--out", "where runs are written", default="runs")
     # evaluation
-    add("--eval-mask", "noise-free, one draw at --tau-end (the release), or the best rate N", choices=["hard", "sample", "topk"], default="hard")
+    add("--eval-mask", "noise-free, a draw at --tau-end (the release), or exactly round(rate N)", choices=["hard", "sample", "topk"], default="hard")
     add("--probe", "how much of the answer do masks alone give away, without content? (with --resume: of finished runs too)", action="store_true")
     add("--rates", "repeat for each of these, as 0.05,0.1, and draw accuracy against rate", type=lambda text: [share(r) for r in text.split(",")])
     add("--explain", "print and picture the rationales of image or text files, by the model of --checkpoint", nargs="+", metavar="FILE")
@@ -146,19 +146,19 @@ def parse_args():
 
     # Where a model starts decides its defaults: published weights want the paper's recipe, a start from scratch wants another.
     start = lambda preset: "pretrained" if args.dataset not in BUILT_IN and preset in (None, *HUB) else "scratch"
-    init = args.init or start(args.teacher if args.teacher_mode else args.student)
-    table = DEFAULTS.get(args.dataset) or DEFAULTS[args.kind + " scratch" * (init == "scratch")]
+    args.init = args.init or start(args.teacher if args.teacher_mode else args.student)
+    table = DEFAULTS.get(args.dataset) or DEFAULTS[args.kind + " scratch" * (args.init == "scratch")]
     table = {**vars(parser.parse_args([])), **table, "dataset": args.dataset, "data_dir": args.data_dir,
              "views": 4 if args.kind == "image" and args.dataset not in BUILT_IN else 1}
     args.student, args.teacher = args.student or table["student"], args.teacher or table["teacher"]
-    teacher_init = init if args.teacher_mode else args.teacher_init or start(args.teacher)
-    args.defaults, args.own = {}, {}  # by role: its defaults, and the options in which a teacher differs from its student
-    for role, preset, init, epochs in ("student", args.student, init, "epochs"), ("teacher", args.teacher, teacher_init, "teacher_epochs"):
-        paper = LAMBDA_SELECT if init != "scratch" else {}
-        own = {"epochs": table[epochs], "lambda_select": paper.get(preset, table["lambda_select"])}
-        args.defaults[role] = {**table, **own, "init": start(preset)}
-        args.own[role] = {**{key: own[key] if getattr(args, key) is None else getattr(args, key) for key in own}, "init": init}
-    vars(args).update((key, value) for key, value in table.items() if vars(args).get(key) is None)
+    args.teacher_init = args.init if args.teacher_mode else args.teacher_init or start(args.teacher)
+    args.defaults = {}  # by role: a teacher has its own; `make_config` takes them for what the command does not say
+    for role, preset, init in ("student", args.student, args.init), ("teacher", args.teacher, args.teacher_init):
+        select = LAMBDA_SELECT.get(preset, table["lambda_select"]) if init != "scratch" else table["lambda_select"]
+        args.defaults[role] = {**table, "init": start(preset), "lambda_select": select}
+    args.defaults["teacher"]["epochs"] = table["teacher_epochs"]
+    for key in [*SHAPE[args.kind], "rate", "views"]:
+        setattr(args, key, table[key] if getattr(args, key) is None else getattr(args, key))
     return args
 
 def fail(message):
@@ -185,13 +185,13 @@ def autocast(device, bf16):
 
 def prepare(args, device):
     """The data set of the command -> Dataset. Its networks are tried before it is read: a typo should not cost a download."""
-    vocabulary = (vocabulary_of(args.own["student"]["init"]) or vocabulary_of(args.own["teacher"]["init"])) if args.kind == "text" else None
+    vocabulary = (vocabulary_of(args.init) or vocabulary_of(args.teacher_init)) if args.kind == "text" else None
     shape = input_shape(args, WordPiece(vocabulary or SPECIAL).vocabulary)
-    for role in ["teacher"] if args.teacher_mode else ["teacher", "student"]:
-        preset, network = getattr(args, role), {"image": "vit", "text": "bert"}[args.kind]
-        if parse_preset(preset)[0] != network:
-            raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {network} preset")
-        new_model(args.own[role]["init"], preset=preset, method="cls", num_classes=2, **shape)
+    wants = {"image": "vit", "text": "bert"}[args.kind]
+    for preset, init in [(args.teacher, args.teacher_init), (args.student, args.init)][:1 if args.teacher_mode else 2]:
+        if parse_preset(preset)[0] != wants:
+            raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {wants} preset")
+        new_model(init, preset=preset, method="cls", num_classes=2, **shape)
     options = {key: getattr(args, key) for key in [*SHAPE[args.kind], "limit", "views"]}
     return load_dataset(args.dataset, args.data_dir, device=device, vocab=vocabulary, **options)
 
@@ -260,8 +260,9 @@ def answers_of(teacher, path, data, args, device):
 # ---------------------------------------------------------------- one run: its folder
 def make_config(args, role, method, preset, seed):
     """All that the run depends on: what config.json holds, and what `claim` compares."""
-    options = {**vars(args), **args.own[role]}
-    config = {"role": role, "method": method, "preset": preset, "seed": seed, **{key: options[key] for key in SHAPE[args.kind] + OPTIONS[method]}}
+    told, defaults = {**vars(args), "init": args.teacher_init if role == "teacher" else args.init}, args.defaults[role]
+    options = {key: defaults[key] if told[key] is None else told[key] for key in SHAPE[args.kind] + OPTIONS[method]}
+    config = {"role": role, "method": method, "preset": preset, "seed": seed, **options}
     return {**config, "bf16": True} if args.bf16 else config
 
 def run_folder(args, config):
@@ -373,11 +374,11 @@ def train(config, data, teacher, args, device):
             best = score
             write_atomically(folder / "best.pt", lambda file: torch.save(checkpoint, file))
         write_atomically(folder / "last.pt", lambda file: torch.save({**checkpoint, "optimizer": optimizer.state_dict(), "best": list(best)}, file))
-        bar.set_postfix(loss=f"{line['loss']:.3f}", tau=f"{tau:.2f}", accuracy=f"{dev['accuracy']:.3f}", rate=f"{dev['rate_mean']:.3f}")
+        sampled = f" (sampled {line['rate_sampled']:.3f})" if "rate_sampled" in line else ""
+        news = f"tau {tau:.2f}  loss {line['loss']:.4f}  dev accuracy {dev['accuracy']:.4f}  rate {dev['rate_mean']:.3f}{sampled}"
+        bar.set_postfix_str(news)
         if not interactive:
-            sampled = f" (sampled {line['rate_sampled']:.3f})" if "rate_sampled" in line else ""
-            print(f"{title}  epoch {epoch + 1:>2}/{config['epochs']}  tau {tau:.2f}  loss {line['loss']:.4f}  dev accuracy {dev['accuracy']:.4f}"
-                  f"  rate {dev['rate_mean']:.3f}{sampled}  empty {dev['rate_empty']:.2f}  {line['seconds']:.1f} s")
+            print(f"{title}  epoch {epoch + 1:>2}/{config['epochs']}  {news}  empty {dev['rate_empty']:.2f}  {line['seconds']:.1f} s")
     bar.close()
 
     model, info = load(folder / "best.pt", device)
@@ -439,7 +440,7 @@ def report(results, args, teacher):
         cell = lambda key, digits=3: "-" if None in column(key) else spread(column(key), digits)
         beside = lambda key, other, digits=3: cell(key) + ("" if None in column(other) else f" ({np.mean(column(other)):.{digits}f})")
         rows.append([method.upper(), cell("accuracy", 4), cell("rate_mean"), f"{np.mean(column('rate_empty')):.3f}", cell("f1"), cell("iou"),
-                     beside("sufficiency", "sufficiency_random"), beside("comprehensiveness", "comprehensiveness_random"), beside("probe", "chance", 2),
+                     *(beside(key, key + "_random") for key in ("sufficiency", "comprehensiveness")), beside("probe", "chance", 2),
                      cell("examples_per_s", 0), f"{runs[0]['parameters']:,}", spread([run["seconds"] for run in runs], 0)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     who = f"teachers, {args.teacher}" if args.teacher_mode else f"students, {args.student}"
@@ -553,18 +554,17 @@ def html_page(title, captions, examples):
 
 def curve_svg(title, curves):
     """{method: [(selection rate, accuracy), ...]} -> an SVG picture; the methods differ in their dashes, not only in colour."""
-    parts = [f'<text x="60" y="20">{html.escape(title)}: test accuracy (0 to 1) against selection rate (0 to 1)</text>',
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 370" font-family="sans-serif" font-size="12">',
+             f'<text x="60" y="20">{html.escape(title)}: test accuracy (0 to 1) against selection rate (0 to 1)</text>',
              '<path d="M60 40V340H560" fill="none" stroke="black"/>']
     parts += [f'<text x="{52 + 100 * t}" y="358">{t / 5}</text><text x="30" y="{344 - 60 * t}">{t / 5}</text>' for t in range(6)]
     styles = ('"#000" stroke-dasharray="1 4"', '"#0072b2" stroke-dasharray="8 4"', '"#d55e00"')
     for i, (style, (name, points)) in enumerate(zip(styles, curves.items())):
-        dots = [(f"{60 + 500 * rate:.1f}", f"{340 - 300 * accuracy:.1f}", f"{name}: rate {rate:.3f}, accuracy {accuracy:.4f}")
-                for rate, accuracy in sorted(points)]
+        dots = [(f"{60 + 500 * r:.1f}", f"{340 - 300 * a:.1f}", f"rate {r:.3f}, accuracy {a:.4f}") for r, a in sorted(points)]
         parts.append(f'<polyline points="{" ".join(f"{x},{y}" for x, y, _ in dots)}" fill="none" stroke-width="2" stroke={style}/>')
-        parts += [f'<circle cx="{x}" cy="{y}" r="3"><title>{text}</title></circle>' for x, y, text in dots]
+        parts += [f'<circle cx="{x}" cy="{y}" r="3"><title>{name}: {text}</title></circle>' for x, y, text in dots]
         parts.append(f'<path d="M480 {60 + 20 * i}h30" stroke-width="2" stroke={style}/><text x="516" y="{64 + 20 * i}">{name}</text>')
-    return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 370" font-family="sans-serif" font-size="12">\n'
-            + "\n".join(parts) + "\n</svg>\n")
+    return "\n".join([*parts, "</svg>\n"])
 
 def explain(args, device):
     """--explain: the rationales of the user's own files, printed and pictured."""

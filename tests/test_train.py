@@ -358,6 +358,21 @@ def test_the_probe_the_faithfulness_and_the_rates_reach_the_table_and_a_picture(
     assert code == 0 and out.count("finished before") == 6
 
 
+def test_nothing_within_an_epoch_waits_for_the_device(run, monkeypatch):
+    """On a GPU, reading a value (.item(), nonzero) makes the host wait: none may stand between the steps of an epoch."""
+    events, original = [], train.rekd_losses
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                events.append("wait ")
+            return function(*args, **(kwargs or {}))
+    monkeypatch.setattr(train, "rekd_losses", lambda *args, **options: events.append("step ") or original(*args, **options))
+    with Watch():
+        assert run("--masking zero")[0] == 0        # with drop, a frozen teacher's predictor packs, which reads a length
+    assert "".join(events).count("step step step ") == 3 and "wait " in events       # 3 steps an epoch, 3 epochs, and waits between them
+
+
 # ---------------------------------------------------------------- the teacher's answers, computed once
 
 def test_the_answers_of_the_teacher_are_kept_reused_and_rebuilt_when_torn(run, monkeypatch):
