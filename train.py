@@ -13,8 +13,8 @@ L_RE. REKD: the same, trained by L_REKD with a frozen RE teacher. With --compare
 2 CPU cores; what students reach there, over seeds, stands in README.md under Results. A run leaves its options, log,
 checkpoints and a picture in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on after an interruption.
 
-This file follows a run from top to bottom: options, device and data, networks, the teacher; then one training run (its
-folder, model, optimiser, loop, evaluation), the table and the pictures. main() at the end is the whole in two screens.
+This file follows a run from top to bottom: options, device and data, networks, the teacher; one training run (its folder,
+model, optimiser, loop, evaluation); the table, the pictures; at the end experiment() and main() put them together.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def prepare(args, device):
     vocabulary = (vocabulary_of(args.init) or vocabulary_of(args.teacher_init)) if args.kind == "text" else None
     shape = input_shape(args, WordPiece(vocabulary or SPECIAL).vocabulary)
     wants = {"image": "vit", "text": "bert"}[args.kind]
-    for preset, init in [(args.teacher, args.teacher_init), (args.student, args.init)][:1 if args.teacher_mode else 2]:
+    for preset, init in [(args.teacher, args.teacher_init)] + [(args.student, args.init)] * (not args.teacher_mode):
         if parse_preset(preset)[0] != wants:
             raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {wants} preset")
         new_model(init, preset=preset, method="cls", num_classes=2, **shape)
@@ -223,12 +223,11 @@ def input_shape(args, vocabulary):
 def find_teacher(args, config, data):
     """best.pt of a finished teacher with the same data, grid, preset and rate: the run of these very options, else the newest."""
     folder, same = run_folder(args, config), ["preset", "rate", "masking", *SHAPE[args.kind]]
-    runs = [path.parent for path in folder.parent.glob("teacher-re-*/result.json")]
-    for run in sorted(runs, key=lambda run: (run != folder, -run.stat().st_mtime)):
+    finished = [path.parent for path in folder.parent.glob("teacher-re-*/result.json")]
+    for run in sorted(finished, key=lambda run: (run != folder, -run.stat().st_mtime)):
         other = json.loads((run / "config.json").read_text())
         if all(other.get(key) == config[key] for key in same) and load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
             return run / "best.pt"
-    return None
 
 @torch.no_grad()
 def answers_of(teacher, path, data, args, device):
@@ -297,8 +296,9 @@ def train(config, data, teacher, args, device):
         if "probe" in result["test"] or not args.probe:
             print(f"{folder}: finished before")
             return result
-    for name in () if args.resume else ("result.json", "log.jsonl", "last.pt", "best.pt"):
-        (folder / name).unlink(missing_ok=True)
+    if not args.resume:
+        for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
+            (folder / name).unlink(missing_ok=True)
 
     torch.manual_seed(config["seed"])
     shape = {"preset": config["preset"], "method": method, "num_classes": len(data.classes), "dropout": config["dropout"],
@@ -327,12 +327,12 @@ def train(config, data, teacher, args, device):
     for epoch in range(first_epoch, config["epochs"]):
         # All that is random in an epoch hangs on (seed, epoch) alone, so that a resumed run needs no random state.
         torch.manual_seed((config["seed"] + 1 << 20) + epoch)
-        start, history = time.time(), []  # of the losses: they stay on the device, and nothing within an epoch waits for it
+        start, history = time.time(), []  # of the losses, on the device: nothing in this loop reads a value, so the host can run ahead
         order = torch.randperm(len(data.train))[:steps * batch_size]
-        if method == "rekd":  # the teacher's answers to this epoch's view, and where to find each batch's
+        if method == "rekd":
             network, answers = teacher
-            keep_logits, logits = (answer[epoch % len(answer)] for answer in answers)
-            rows = order.to(logits.device).split(batch_size)
+            answers = [answer[epoch % len(answer)] for answer in answers]        # (n, N) and (n, C): to this epoch's view
+            rows = order.to(answers[0].device).split(batch_size)                 # an index on the host would make each step wait
         for step, (x, y) in enumerate(data.batches(data.train, batch_size, order, view=epoch), epoch * steps):
             tau = temperature(step, total_steps, **anneal)
             with autocast(device, bf16):
@@ -341,7 +341,7 @@ def train(config, data, teacher, args, device):
                 elif method == "re":
                     losses = re_losses(model, x, y, tau=tau, rate=config["rate"], lambda_select=config["lambda_select"])
                 else:
-                    known = [answer[rows[step % steps]].to(device, non_blocking=True) for answer in (keep_logits, logits)]
+                    known = [answer[rows[step % steps]].to(device, non_blocking=True) for answer in answers]
                     if args.kind == "text":
                         known[0] = known[0][:, :x.shape[1]]  # batches of texts differ in length
                     losses = rekd_losses(model, network, x, y, tau=tau, known=known, **{key: config[key] for key in REKD_LOSS_OPTIONS})

@@ -373,6 +373,12 @@ def test_nothing_within_an_epoch_waits_for_the_device(run, monkeypatch):
     assert "".join(events).count("step step step ") == 3 and "wait " in events       # 3 steps an epoch, 3 epochs, and waits between them
 
 
+def test_seeds_with_and_without_probe_share_a_table(run):
+    assert run("--method re --epochs 1 --probe")[0] == 0
+    code, out, err = run("--method re --epochs 1 --seeds 2 --resume")                                # the first is finished, and has a probe
+    assert code == 0 and "finished before" in out and re.search(r"mask alone +ex/s", out), err
+
+
 # ---------------------------------------------------------------- the teacher's answers, computed once
 
 def test_the_answers_of_the_teacher_are_kept_reused_and_rebuilt_when_torn(run, monkeypatch):
