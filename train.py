@@ -497,8 +497,7 @@ def picture(path, title, input, classes, examples, models):
     return path
 
 def draw(title, captions, examples, side=128):
-    """A row is an example; its columns are the input, the true rationale where known, and for each model what it kept (the
-    rest is darkened), with its prediction below. One model: its mask too."""
+    """A row is an example: the input, its true rationale where known, what each model kept (the rest is dark) and says; one model: its mask."""
     zoom = lambda image: F.interpolate(image.float()[None], size=(side, side))[0]  # nearest: pixels stay pixels
     grid = lambda mask: zoom(mask.reshape(1, int(len(mask) ** 0.5), -1))           # (N,) -> (1, side, side)
 
@@ -621,9 +620,8 @@ def experiment(args, data, device):
     if args.compare:
         name = str(folders[2]).replace("student-rekd", "compare") + f"-{args.seeds}seeds"  # the first seed's REKD run
         write_text(Path(name + ".txt"), table + "\n")
-        models = {"teacher": (network, info["metric"], args.teacher)}
-        for method, folder in zip(methods, folders):
-            models[method.upper()] = (load(folder / "best.pt", device)[0], results[method][0]["test"], preset)
+        models = {"teacher": (network, info["metric"], args.teacher)} | {
+            method.upper(): (load(folder / "best.pt", device)[0], results[method][0]["test"], preset) for method, folder in zip(methods, folders)}
         pictured = picture(name, data.name, data.input, data.classes, test_examples(data), models)
         print(f"\ntable and picture: {name}.txt, {pictured}")
     else:
@@ -644,7 +642,7 @@ def main():
     curves = {}
     for args.rate in args.rates or [args.rate]:
         for method, runs in experiment(args, data, device).items():
-            point = tuple(np.mean([run["test"][key] for run in runs]) for key in ("rate_mean", "accuracy"))
+            point = [np.mean([run["test"][key] for run in runs]) for key in ("rate_mean", "accuracy")]
             curves.setdefault(method.upper(), []).append(point)
     if args.rates:
         preset = args.teacher if args.teacher_mode else args.student
