@@ -134,8 +134,8 @@ def parse_args():
 
     if bool(args.explain) != bool(args.checkpoint):
         fail("--explain FILE ... and --checkpoint best.pt go together: give both")
-    args.teacher_mode = bool(args.teacher and not args.student and not args.compare)
-    if args.teacher_mode and args.method == "rekd":
+    args.role = "teacher" if args.teacher and not args.student and not args.compare else "student"  # whom the command trains
+    if args.role == "teacher" and args.method == "rekd":
         fail("--method rekd trains a student: name one with --student (a teacher is trained with re)")
     if args.compare and args.method:
         fail("--compare trains all three methods: leave --method out")
@@ -146,12 +146,12 @@ def parse_args():
 
     # Where a model starts decides its defaults: published weights want the paper's recipe, a start from scratch wants another.
     start = lambda preset: "pretrained" if args.dataset not in BUILT_IN and preset in (None, *HUB) else "scratch"
-    args.init = args.init or start(args.teacher if args.teacher_mode else args.student)
+    args.init = args.init or start(getattr(args, args.role))
     table = DEFAULTS.get(args.dataset) or DEFAULTS[args.kind + " scratch" * (args.init == "scratch")]
     table = {**vars(parser.parse_args([])), **table, "dataset": args.dataset, "data_dir": args.data_dir,
              "views": 4 if args.kind == "image" and args.dataset not in BUILT_IN else 1}
     args.student, args.teacher = args.student or table["student"], args.teacher or table["teacher"]
-    args.teacher_init = args.init if args.teacher_mode else args.teacher_init or start(args.teacher)
+    args.teacher_init = args.init if args.role == "teacher" else args.teacher_init or start(args.teacher)
     args.defaults = {}  # by role: a teacher has its own; `make_config` takes them for what the command does not say
     for role, preset, init in ("student", args.student, args.init), ("teacher", args.teacher, args.teacher_init):
         select = LAMBDA_SELECT.get(preset, table["lambda_select"]) if init != "scratch" else table["lambda_select"]
@@ -166,14 +166,6 @@ def fail(message):
     sys.exit(2)
 
 # ---------------------------------------------------------------- device and data
-def choose_device(name):
-    try:
-        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-        torch.empty(0, device=device)
-        return device
-    except (RuntimeError, AssertionError):
-        raise UserError(f"no device {name!r} here: use --device auto or cpu") from None
-
 def hardware(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -188,7 +180,7 @@ def prepare(args, device):
     vocabulary = (vocabulary_of(args.init) or vocabulary_of(args.teacher_init)) if args.kind == "text" else None
     shape = input_shape(args, WordPiece(vocabulary or SPECIAL).vocabulary)
     wants = {"image": "vit", "text": "bert"}[args.kind]
-    for preset, init in [(args.teacher, args.teacher_init)] + [(args.student, args.init)] * (not args.teacher_mode):
+    for preset, init in [(args.teacher, args.teacher_init)] + [(args.student, args.init)] * (args.role == "student"):
         if parse_preset(preset)[0] != wants:
             raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {wants} preset")
         new_model(init, preset=preset, method="cls", num_classes=2, **shape)
@@ -443,8 +435,7 @@ def report(results, args, teacher):
                      *(beside(key, key + "_random") for key in ("sufficiency", "comprehensiveness")), beside("probe", "chance", 2),
                      cell("examples_per_s", 0), f"{runs[0]['parameters']:,}", spread([run["seconds"] for run in runs], 0)])
     widths = [max(map(len, column)) for column in zip(*rows)]
-    who = f"teachers, {args.teacher}" if args.teacher_mode else f"students, {args.student}"
-    lines = [f"{args.dataset}, test set, {who}, {args.seeds} seed{'s' * (args.seeds > 1)} from {args.seed}", "",
+    lines = [f"{args.dataset}, test set, {args.role}s, {getattr(args, args.role)}, {args.seeds} seed{'s' * (args.seeds > 1)} from {args.seed}", "",
              *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows), ""]
     if teacher:
         path, (model, metric) = teacher[0], (teacher[1]["model"], teacher[1]["metric"])
@@ -593,9 +584,9 @@ def explain(args, device):
 # ---------------------------------------------------------------- the whole command
 def experiment(args, data, device):
     """What the command names, at one rate: a teacher where one is needed, then all runs -> {method: [result of each seed]}."""
-    methods = ["cls", "re", "rekd"] if args.compare else [args.method or ("re" if args.teacher_mode else "rekd")]
-    role, preset = ("teacher", args.teacher) if args.teacher_mode else ("student", args.student)
-    runs = [make_config(args, role, method, preset, args.seed + k) for k in range(args.seeds) for method in methods]
+    methods = ["cls", "re", "rekd"] if args.compare else [args.method or ("re" if args.role == "teacher" else "rekd")]
+    preset = getattr(args, args.role)
+    runs = [make_config(args, args.role, method, preset, args.seed + k) for k in range(args.seeds) for method in methods]
     folders = [run_folder(args, config) for config in runs]
 
     teacher, teacher_config = None, make_config(args, "teacher", "re", args.teacher, args.seed)
@@ -631,7 +622,11 @@ def experiment(args, data, device):
 def main():
     sys.stdout.reconfigure(line_buffering=True)
     args = parse_args()
-    device = choose_device(args.device)
+    try:
+        device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"no device {args.device!r} here: use --device auto or cpu") from None
     if args.explain:
         return explain(args, device)
     print(f"device: {device}, {hardware(device)} ({'bf16 autocast' if device.type == 'cuda' or args.bf16 else 'float32'})")
@@ -645,8 +640,7 @@ def main():
             point = [np.mean([run["test"][key] for run in runs]) for key in ("rate_mean", "accuracy")]
             curves.setdefault(method.upper(), []).append(point)
     if args.rates:
-        preset = args.teacher if args.teacher_mode else args.student
-        path = Path(args.out) / args.dataset / f"rates-{preset}-seed{args.seed}.svg".replace(":", "_")
+        path = Path(args.out) / args.dataset / f"rates-{getattr(args, args.role)}-seed{args.seed}.svg".replace(":", "_")
         write_text(path, curve_svg(args.dataset, curves))
         print(f"\naccuracy against selection rate: {path}")
 

@@ -112,7 +112,7 @@ def test_with_six_seeds_the_table_tells_p_and_its_floor():
     def result(accuracy):
         scores = dict.fromkeys(("sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random"), 0.0)
         return {"test": {"accuracy": accuracy, "rate_mean": 0.1, "rate_empty": 0.0, **scores}, "parameters": 10, "seconds": 1.0}
-    args = type("Args", (), dict(dataset="d", student="s", teacher_mode=False, compare=True, seeds=6, seed=0))
+    args = type("Args", (), dict(dataset="d", student="s", role="student", compare=True, seeds=6, seed=0))
     runs = {"cls": [result(0.9)] * 6, "re": [result(0.5 + i / 100) for i in range(6)], "rekd": [result(0.86)] * 6}
     text = train.report(runs, args, None)
     assert "p = 0.031 (6 seeds cannot go below 0.031)" in text
