@@ -35,10 +35,12 @@ PRESETS = {"vit_nano":   ("vit", 24, 2, 2),      # nano and micro: for the built
            "bert_base":  ("bert", 768, 12, 12, "google-bert/bert-base-uncased")}
 HUB = {name: size[4] for name, size in PRESETS.items() if len(size) > 4}
 
+class Misuse(ValueError):
+    """What the caller gave does not fit: its text is one sentence that says what to do."""
+
 def demand(holds, sentence):
-    """An assert about what the caller gave: what does not hold is a ValueError with a sentence that says what to do."""
     if not holds:
-        raise ValueError(sentence)
+        raise Misuse(sentence)
 
 def parse_preset(name):
     """A preset's name, or a size spelled out as vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
@@ -235,9 +237,9 @@ def read_dict(path, what, advice, device="cpu"):
         own = {".json": lambda path: json.loads(Path(path).read_bytes()), ".safetensors": read_safetensors}.get(Path(path).suffix)
         return {**(own(path) if own else torch.load(path, map_location=device, weights_only=True))}
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from None
+        raise Misuse(f"cannot read the {what} {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
-        raise ValueError(f"{path} is damaged or no {what}: {advice}") from None
+        raise Misuse(f"{path} is damaged or no {what}: {advice}") from None
 
 def load(path, device="cpu"):
     """A finished best.pt -> (Rationalist in eval mode, info). A missing, damaged or foreign file is a ValueError.
@@ -248,6 +250,16 @@ def load(path, device="cpu"):
     model = build(**checkpoint["model"])
     model.load_state_dict(checkpoint.pop("weights"))
     return model.to(device).eval(), checkpoint
+
+def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
+    """As `load`, but frozen, and refused if it cannot teach a student of these class names, vocabulary and shape (as in `build`)."""
+    teacher, info = load(path, device)
+    theirs, reads = info["classes"], {key: info["model"].get(key) for key in shape}
+    demand(info["model"]["method"] != "cls", f"{path} is a CLS model and has no rationales to teach: give an RE run")
+    demand(theirs == classes, f"{path} was trained on other classes ({', '.join(theirs[:10])}) than its student has ({', '.join(classes[:10])})")
+    demand(info["input"].get("vocabulary") == vocabulary, f"{path} was trained with another vocabulary: a teacher reads the tokens of its student")
+    demand(reads == shape, f"{path} reads {reads}, the student {shape}: teacher and student need the same grid of features")
+    return teacher.requires_grad_(False), info
 
 # ---------------------------------------------------------------- published weights
 NAMES = {  # our modules -> those of the published files (ViT | BERT, where they differ); a block's are under encoder.layer.<i>
@@ -323,3 +335,9 @@ def load_pretrained(backbone, source):
         found[name] = x
     for name, view in views.items():  # only now, when all is known to fit
         view.copy_(found[name])
+
+def initialise(model, source):
+    """Both networks of a Rationalist begin with the same published weights. (The generator of a CLS model has none.)"""
+    for network in (model.generator, model.predictor):
+        if hasattr(network, "backbone"):
+            load_pretrained(network.backbone, source)

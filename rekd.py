@@ -236,6 +236,21 @@ def top_mask(scores, count, selectable=None):
     rank = scores.argsort(1, descending=True).argsort(1)  # 0 = the best
     return (rank < (count if selectable is None else selectable.sum(1, keepdim=True).clamp(max=count))).float()
 
+def evaluation_mask(model, x, how="hard", tau=None, rate=None):
+    """What `model` keeps in evaluation, and what it says then -> mask (B, N), logits (B, C). `how`: "hard", noise-free;
+    "sample", one Gumbel draw at tau; "topk", exactly round(rate * n) of each example's n selectable features."""
+    out, selectable = model(x, tau if how == "sample" else None), model.selectable(x)
+    if how != "topk":
+        return out.mask, out.logits
+    features = (torch.ones_like(out.mask) if selectable is None else selectable).sum(1, keepdim=True)  # (B, 1)
+    mask = top_mask(out.keep_logits, (rate * features).round(), selectable)
+    return mask, model.predictor(x, mask)
+
+def faithfulness_and_chance(predictor, x, mask, selectable=None):
+    """-> `faithfulness` of mask, then that of a random mask of the same counts: four (B,)."""
+    chance = top_mask(torch.rand_like(mask), mask.sum(1, keepdim=True), selectable)
+    return *faithfulness(predictor, x, mask, selectable), *faithfulness(predictor, x, chance, selectable)
+
 def saliency(predictor, x, selectable):
     """Gradient x input, the post-hoc explanation that a rationale is compared with: (B, N).
 

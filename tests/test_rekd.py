@@ -290,6 +290,23 @@ def test_top_mask_keeps_the_best_of_what_is_selectable():
     assert rekd.top_mask(scores, torch.tensor([[1.0], [3.0]])).sum(1).tolist() == [1, 3]
 
 
+def test_the_mask_of_evaluation_is_noise_free_or_one_draw_or_exactly_the_rate():
+    class Given(nn.Module):                                                                        # keep minus drop is x itself
+        def forward(self, x):
+            return torch.stack([torch.zeros_like(x), x], -1)
+
+    class Sum(nn.Module):
+        def forward(self, x, mask):
+            return (x * mask).sum(1, keepdim=True)
+    model, x = Rationalist(Given(), Sum()), torch.tensor([[3.0, -1.0, 2.0, 1.0]])
+    mask, logits = rekd.evaluation_mask(model, x)
+    assert mask.tolist() == [[1, 0, 1, 1]] and logits.item() == 6
+    mask, logits = rekd.evaluation_mask(model, x, "topk", rate=0.5)
+    assert mask.tolist() == [[1, 0, 1, 0]] and logits.item() == 5                                  # the predictor reads that very mask
+    draws = torch.cat([rekd.evaluation_mask(model, x, "sample", tau=0.1)[0] for _ in range(100)])
+    assert 0 < draws[:, 1].mean() < draws[:, 0].mean() < 1                                         # sigmoid(-1), sigmoid(3)
+
+
 def test_saliency_is_gradient_times_input_and_of_a_linear_predictor_each_features_share():
     weight, x = torch.tensor([[1.0, -2.0, 3.0], [0.0, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 2.0]])
     predictor = lambda x, mask: (x * mask) @ weight.T                                              # class 0: 1 - 2 + 6

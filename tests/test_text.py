@@ -202,8 +202,9 @@ def test_wrong_kinds_are_refused_with_a_sentence(words, run, tmp_path):  # noqa:
 def test_the_page_escapes_underlines_marks_and_tells_wrong_from_right():
     import train
     example = {"shown": ["a", "<b>", "fi", "##lm"], "label": "g&d", "truth": torch.tensor([0, 0, 0, 1, 1, 0]), "name": "n",
-               "RE": (torch.tensor([0.0, 0, 1, 1, 0, 0]), "bad", "bad, 80%")}
-    page = train.html_page("t", ["RE: x"], [example], ["RE"])
+               "found": [("RE", torch.tensor([0.0, 0, 1, 1, 0, 0]), "bad, 80%", False)]}
+    page = train.html_page("t", ["RE: x"], [example])
     assert "a <mark>&lt;b&gt;</mark> <mark><u>fi</u></mark><u>lm</u>" in page
     assert "WRONG" in page and html.escape("g&d") in page and 'class="wrong"' in page
-    assert 'class="wrong"' not in train.html_page("t", [], [{**example, "label": "bad"}], ["RE"])
+    right = {**example, "found": [(*example["found"][0][:3], True)]}
+    assert 'class="wrong"' not in train.html_page("t", [], [right])

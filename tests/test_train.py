@@ -112,7 +112,7 @@ def test_with_six_seeds_the_table_tells_p_and_its_floor():
     def result(accuracy):
         scores = dict.fromkeys(("sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random"), 0.0)
         return {"test": {"accuracy": accuracy, "rate_mean": 0.1, "rate_empty": 0.0, **scores}, "parameters": 10, "seconds": 1.0}
-    args = type("Args", (), dict(dataset="d", student="s", teacher_mode=False, compare=True, seeds=6, seed=0))
+    args = type("Args", (), dict(dataset="d", student="s", role="student", compare=True, seeds=6, seed=0))
     runs = {"cls": [result(0.9)] * 6, "re": [result(0.5 + i / 100) for i in range(6)], "rekd": [result(0.86)] * 6}
     text = train.report(runs, args, None)
     assert "p = 0.031 (6 seeds cannot go below 0.031)" in text
@@ -356,6 +356,27 @@ def test_the_probe_the_faithfulness_and_the_rates_reach_the_table_and_a_picture(
     assert svg.count("<polyline") == 3 and svg.count("<circle") == 6
     code, out, _ = run("--compare --rates 0.2,0.5 --probe --epochs 1 --resume")
     assert code == 0 and out.count("finished before") == 6
+
+
+def test_nothing_within_an_epoch_waits_for_the_device(run, monkeypatch):
+    """On a GPU, reading a value (.item(), nonzero) makes the host wait: none may stand between the steps of an epoch."""
+    events, original = [], train.rekd_losses
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                events.append("wait ")
+            return function(*args, **(kwargs or {}))
+    monkeypatch.setattr(train, "rekd_losses", lambda *args, **options: events.append("step ") or original(*args, **options))
+    with Watch():
+        assert run("--masking zero")[0] == 0        # with drop, a frozen teacher's predictor packs, which reads a length
+    assert "".join(events).count("step step step ") == 3 and "wait " in events       # 3 steps an epoch, 3 epochs, and waits between them
+
+
+def test_seeds_with_and_without_probe_share_a_table(run):
+    assert run("--method re --epochs 1 --probe")[0] == 0
+    code, out, err = run("--method re --epochs 1 --seeds 2 --resume")                                # the first is finished, and has a probe
+    assert code == 0 and "finished before" in out and re.search(r"mask alone +ex/s", out), err
 
 
 # ---------------------------------------------------------------- the teacher's answers, computed once
