@@ -75,8 +75,13 @@ class Dataset:
             yield x, split.y[index]
 
 def kind_of(name, data_dir="data"):
-    """ "image" or "text", by the name of the set or the endings of its files."""
-    folders = sorted(path for path in (Path(data_dir) / name / "train").glob("*") if path.is_dir())
+    """ "image" or "text", by the name of the set or the endings of its files. A set that is nowhere is a UserError."""
+    folder = Path(data_dir) / name
+    if name not in (*BUILT_IN, *DOWNLOADS) and not folder.is_dir():
+        local = sorted(p.parent.name for p in Path(data_dir).glob("*/train") if p.is_dir())
+        raise UserError(f"no data set {name!r}: there are {', '.join([*BUILT_IN, *DOWNLOADS])}, and in {data_dir}/ "
+                        f"{', '.join(local) or 'none yet'}; your own goes into {folder}/{{train,test}}/<class>/")
+    folders = sorted(path for path in (folder / "train").glob("*") if path.is_dir())
     if name not in BUILT_IN and folders:
         return "text" if any(entry.name.lower().endswith(FILES["text"]) for entry in os.scandir(folders[0])) else "image"
     return "text" if name in ("phrases", "imdb") else "image"
@@ -86,17 +91,12 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
 
     Texts become at most max_length tokens, by the WordPiece vocabulary of the file `vocab`, or else by the words of the training texts.
     """
+    kind_of(name, data_dir)  # a UserError if there is no such set
     folder = Path(data_dir) / name
     if name in BUILT_IN:
         train, test, classes, corpus = BUILT_IN[name]()
-    elif folder.is_dir():
-        train, test, classes, corpus = read_folder(folder, image_size)
-    elif name in DOWNLOADS:
-        train, test, classes, corpus = DOWNLOADS[name](Path(data_dir))
     else:
-        local = sorted(p.parent.name for p in Path(data_dir).glob("*/train") if p.is_dir())
-        raise UserError(f"no data set {name!r}: there are {', '.join([*BUILT_IN, *DOWNLOADS])}, and in {data_dir}/ "
-                        f"{', '.join(local) or 'none yet'}; your own goes into {folder}/{{train,test}}/<class>/")
+        train, test, classes, corpus = read_folder(folder, image_size) if folder.is_dir() else DOWNLOADS[name](Path(data_dir))
     order = stratified_order(train.y)
     dev, rest = order.tensor_split([max(len(order) // 5, 1)])
     if limit is not None:
@@ -117,8 +117,9 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     for split in (train, dev, test):
         if corpus:
             split.x, split.lengths, split.docs = ids[split.x], lengths[split.x], split.x
-        if split.truth is not None and corpus:  # one place to the right, after [CLS]
-            split.truth = F.pad(split.truth, (1, max_length))[:, :max_length]
+        if split.truth is not None and corpus:  # of every piece of a true word, after [CLS]
+            rows = [[t for w, t in zip(corpus[doc], row) for _ in tokenizer.pieces(w)] for doc, row in zip(split.docs, split.truth.tolist())]
+            split.truth = torch.tensor([[False, *row[:max_length - 1], *[False] * (max_length - 1 - len(row))] for row in rows])
         elif split.truth is not None:           # (n, H, W) -> (n, N): a feature is part of the truth if it touches it
             split.truth = F.adaptive_max_pool2d(split.truth.float(), image_size // patch_size).flatten(1).bool()
     digest = hashlib.sha256(rest.numpy().tobytes() + train.y.numpy().tobytes() + train.x[::16].numpy().tobytes())

@@ -177,10 +177,13 @@ def autocast(device, bf16):
 
 def prepare(args, device):
     """The data set of the command -> Dataset. Its networks are tried before it is read: a typo should not cost a download."""
-    vocabulary = (vocabulary_of(args.init) or vocabulary_of(args.teacher_init)) if args.kind == "text" else None
+    models = [(getattr(args, args.role), args.init)]
+    if args.role == "student" and (args.compare or args.method in (None, "rekd")) and not args.teacher_checkpoint:
+        models.append((args.teacher, args.teacher_init))
+    vocabulary = next(filter(None, (vocabulary_of(init) for _, init in models)), None) if args.kind == "text" else None
     shape = input_shape(args, WordPiece(vocabulary or SPECIAL).vocabulary)
     wants = {"image": "vit", "text": "bert"}[args.kind]
-    for preset, init in [(args.teacher, args.teacher_init)] + [(args.student, args.init)] * (args.role == "student"):
+    for preset, init in models:
         if parse_preset(preset)[0] != wants:
             raise UserError(f"{preset} does not read {args.kind}s, and {args.dataset} holds {args.kind}s: choose a {wants} preset")
         new_model(init, preset=preset, method="cls", num_classes=2, **shape)
@@ -229,7 +232,7 @@ def answers_of(teacher, path, data, args, device):
     (TinyViT, arXiv 2207.10666, stores a teacher's logits so; it must see the very view that its student sees: arXiv 2106.05237.)
     """
     views = 1 if data.views is None else len(data.views)
-    key = hashlib.sha256(Path(path).read_bytes() + f"{data.fingerprint} {views}".encode()).hexdigest()
+    key = hashlib.sha256(Path(path).read_bytes() + f"{data.fingerprint} {views} {args.bf16}".encode()).hexdigest()
     file = Path(args.out) / args.dataset / f"answers-{key[:16]}.pt"
     features = data.input.get("max_length") or (args.image_size // args.patch_size) ** 2
     keep, logits = (torch.zeros(views, len(data.train), width, dtype=torch.float16) for width in (features, len(data.classes)))
@@ -243,6 +246,7 @@ def answers_of(teacher, path, data, args, device):
                 with autocast(device, args.bf16):
                     out = teacher(x)
                 to_keep[:, :out.keep_logits.shape[1]], to_logits[:] = out.keep_logits, out.logits  # a batch of texts may be narrower
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda f: torch.save({"key": key, "keep_logits": keep, "logits": logits}, f))
     if device.type == "cuda" and keep.nbytes + logits.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
         return keep.to(device), logits.to(device)
@@ -592,7 +596,7 @@ def experiment(args, data, device):
     teacher, teacher_config = None, make_config(args, "teacher", "re", args.teacher, args.seed)
     path = (args.teacher_checkpoint or find_teacher(args, teacher_config, data)) if "rekd" in methods else None
     to_train = folders + [run_folder(args, teacher_config)] * ("rekd" in methods and not path)
-    if args.resume and not any((folder / "config.json").exists() for folder in to_train):
+    if args.resume and not path and not any((folder / "config.json").exists() for folder in to_train):
         raise UserError(f"nothing to resume: no run with these options in {folders[-1]}")
     if "rekd" in methods:
         print(f"teacher: {f'reusing {path}' if path else f'no finished one fits, so {args.teacher} is trained first'}")

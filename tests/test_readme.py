@@ -32,9 +32,11 @@ def test_the_glyphs_commands_and_the_snippets_run(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     small = data.glyphs(300, 0), data.glyphs(40, 1), [str(d) for d in range(10)], None
     monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: tuple(data.Split(s.x, s.y, s.truth) if isinstance(s, data.Split) else s for s in small))
-    defaults = {**train.DEFAULTS["glyphs"], "epochs": 1}
-    monkeypatch.setitem(train.DEFAULTS, "glyphs", defaults)
-    for command in ("", "--compare --seeds 6", "--method re --seed 7"):
+    phrases = data.phrases
+    monkeypatch.setattr(data, "phrases", lambda n, seed: phrases(n // 25, seed))
+    for name in ("glyphs", "phrases"):
+        monkeypatch.setitem(train.DEFAULTS, name, {**train.DEFAULTS[name], "epochs": 1, "teacher_epochs": 1})
+    for command in ("", "--compare --seeds 6", "--method re --seed 7", "--dataset phrases --compare"):
         assert any(shlex.split(c) == shlex.split(command) for c in COMMANDS) or command == ""
         monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(command)])
         train.cli()
