@@ -289,7 +289,7 @@ def train(config, data, teacher, args, device):
     claim(folder, config)
     if args.resume and (folder / "result.json").exists():
         result = json.loads((folder / "result.json").read_text())
-        if "probe" in result["test"] or not args.probe:
+        if ("probe" in result["test"] or not args.probe) and result.get("rate", args.rate) == args.rate:
             print(f"{folder}: finished before")
             return result
     if not args.resume:
@@ -382,7 +382,7 @@ def train(config, data, teacher, args, device):
     if args.probe:
         test["probe"] = probe(evaluate(model, data, data.train, config)[1], data.train.y, masks, data.test.y)
         test["chance"] = data.test.y.bincount().max().item() / len(data.test)
-    result = {"test": test, "dev": info["metric"], "epoch": info["epoch"], "parameters": sum(p.numel() for p in model.parameters()),
+    result = {"test": test, "rate": args.rate, "dev": info["metric"], "epoch": info["epoch"], "parameters": sum(p.numel() for p in model.parameters()),
               "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1), "command": shlex.join(["python", *sys.argv]),
               "versions": {"python": platform.python_version(), "torch": torch.__version__}, "hardware": hardware(device)}
     picture(folder / "rationales", data.name, data.input, data.classes, test_examples(data), {method.upper(): (model, test, config["preset"])})
@@ -596,7 +596,8 @@ def experiment(args, data, device):
     teacher, teacher_config = None, make_config(args, "teacher", "re", args.teacher, args.seed)
     path = (args.teacher_checkpoint or find_teacher(args, teacher_config, data)) if "rekd" in methods else None
     to_train = folders + [run_folder(args, teacher_config)] * ("rekd" in methods and not path)
-    if args.resume and not path and not any((folder / "config.json").exists() for folder in to_train):
+    first = args.rate == (args.rates or [args.rate])[0]  # an interrupted command may not have come to its later rates
+    if args.resume and first and not path and not any((folder / "config.json").exists() for folder in to_train):
         raise UserError(f"nothing to resume: no run with these options in {folders[-1]}")
     if "rekd" in methods:
         print(f"teacher: {f'reusing {path}' if path else f'no finished one fits, so {args.teacher} is trained first'}")

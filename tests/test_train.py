@@ -355,7 +355,34 @@ def test_the_probe_the_faithfulness_and_the_rates_reach_the_table_and_a_picture(
     svg = only("rates-*.svg", run.folder).read_text()
     assert svg.count("<polyline") == 3 and svg.count("<circle") == 6
     code, out, _ = run("--compare --rates 0.2,0.5 --probe --epochs 1 --resume")
-    assert code == 0 and out.count("finished before") == 6
+    assert code == 0 and out.count("finished before") == 4     # RE and REKD; CLS is measured again, at each rate
+
+
+def test_a_finished_cls_run_is_measured_again_at_another_rate(run):
+    """Its rationale, the features of largest gradient x input, is as large as the command's rate: no number of another rate is shown."""
+    run("--method cls --epochs 1 --rate 0.25")
+    folder = only("student-cls-*", run.folder)
+    before, stamp = json.loads((folder / "result.json").read_text()), (folder / "last.pt").stat().st_mtime_ns
+    assert "finished before" in run("--method cls --epochs 1 --rate 0.25 --resume")[1]
+    code, out, err = run("--method cls --epochs 1 --rate 0.75 --resume")
+    after = json.loads((folder / "result.json").read_text())
+    assert code == 0 and "finished before" not in out and (folder / "last.pt").stat().st_mtime_ns == stamp
+    assert (before["rate"], after["rate"]) == (0.25, 0.75) and before["test"]["sufficiency"] != after["test"]["sufficiency"]
+
+
+def test_resume_goes_on_to_rates_that_were_not_begun(run, monkeypatch):
+    save, left = train.write_atomically, [2]
+
+    def killed(path, write):
+        save(path, write)
+        left[0] -= path.suffix == ".pt"
+        if not left[0]:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(train, "write_atomically", killed)
+    assert run("--method re --rates 0.2,0.5")[0] == 130
+    monkeypatch.setattr(train, "write_atomically", save)
+    code, out, err = run("--method re --rates 0.2,0.5 --resume")
+    assert code == 0 and err == "" and len(list(run.folder.glob("student-re-*/result.json"))) == 2
 
 
 def test_nothing_within_an_epoch_waits_for_the_device(run, monkeypatch):
