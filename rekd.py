@@ -254,7 +254,8 @@ def faithfulness_and_chance(predictor, x, mask, selectable=None):
 def saliency(predictor, x, selectable):
     """Gradient x input, the post-hoc explanation that a rationale is compared with: (B, N).
 
-    As the mask multiplies the content, the predicted class's logit has dQ / dM_l = dQ / dR_l . X_l at the full mask.
+    Where the mask multiplies the content, the predicted class's logit has dQ / dM_l = dQ / dR_l . X_l at the full mask. (With `drop`,
+    dQ / dM_l is that of attending to l.) As in training, activations are kept for the gradient: give x in small batches.
     """
     with torch.enable_grad():
         full = selectable.float().requires_grad_()

@@ -336,6 +336,18 @@ def test_evaluation_leaves_the_mode_as_it_was_and_draws_no_noise(pets):
     assert not model.training
 
 
+def test_the_saliency_of_a_cls_model_never_takes_more_memory_than_a_training_step(pets, monkeypatch):
+    """Of 100 pictures at once, a gradient would keep the activations of all."""
+    dataset, sizes, original = data.load_dataset("colours", pets, image_size=16, patch_size=4), [], train.saliency
+    model = models.build(preset="vit:8:1:1", method="cls", num_classes=3, image_size=16, patch_size=4)
+    split = data.Split(dataset.test.x.repeat(5, 1, 1, 1)[:100], dataset.test.y.repeat(5)[:100])
+    _, whole = train.evaluate(model, dataset, data.Split(split.x[:32], split.y[:32]), {"method": "cls"}, 0.25)
+    monkeypatch.setattr(train, "saliency", lambda predictor, x, selectable: sizes.append(len(x)) or original(predictor, x, selectable))
+    _, mask = train.evaluate(model, dataset, split, {"method": "cls"}, 0.25)
+    assert sum(sizes) == 100 and max(sizes) <= 32 and mask.shape == (100, 16)
+    assert torch.equal(mask[:32], whole) and (mask.sum(1) == 4).all()
+
+
 def test_eval_mask_topk_keeps_exactly_the_rate_and_sample_draws_noise(pets):
     dataset = data.load_dataset("colours", pets, image_size=16, patch_size=4)
     model = models.build(preset="vit:8:1:1", method="re", num_classes=3, image_size=16, patch_size=4)
