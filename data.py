@@ -77,11 +77,11 @@ class Dataset:
 def kind_of(name, data_dir="data"):
     """ "image" or "text", by the name of the set or the endings of its files. A set that is nowhere is a UserError."""
     folder = Path(data_dir) / name
-    if name not in (*BUILT_IN, *DOWNLOADS) and not folder.is_dir():
+    if name not in (*BUILT_IN, *DOWNLOADS) and not (folder.is_dir() and len(Path(name).parts) == 1):  # a name: runs are kept under it
         local = sorted(p.parent.name for p in Path(data_dir).glob("*/train") if p.is_dir())
         raise UserError(f"no data set {name!r}: there are {', '.join([*BUILT_IN, *DOWNLOADS])}, and in {data_dir}/ "
-                        f"{', '.join(local) or 'none yet'}; your own goes into {folder}/{{train,test}}/<class>/")
-    folders = sorted(path for path in (folder / "train").glob("*") if path.is_dir())
+                        f"{', '.join(local) or 'none yet'}; your own goes into {Path(data_dir) / folder.name}/{{train,test}}/<class>/")
+    folders = sorted(path for path in (folder / "train").glob("[!.]*") if path.is_dir())
     if name not in BUILT_IN and folders:
         return "text" if any(entry.name.lower().endswith(FILES["text"]) for entry in os.scandir(folders[0])) else "image"
     return "text" if name in ("phrases", "imdb") else "image"
@@ -182,14 +182,14 @@ def read_input(path, input):
     return to_input(read_image(path, input["image_size"])[None], input["image_size"])
 
 def read_text(path):
-    """A UTF-8 file -> its text, with undecodable bytes replaced, and their count. An empty one is a UserError."""
+    """A UTF-8 file -> its text, with undecodable bytes replaced, and their count. An empty or binary one is a UserError."""
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the text file {path}: {error.strerror}") from None
     text = raw.decode("utf-8", errors="replace")
-    if not text.strip():
-        raise UserError(f"{path} is empty: give it a text, or remove it")
+    if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
+        raise UserError(f"{path} is {'no text in UTF-8' if text.strip() else 'empty'}: give it a text, or remove it")
     return text, text.count("\ufffd") - raw.count("\ufffd".encode())
 
 # ---------------------------------------------------------------- text

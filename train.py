@@ -78,7 +78,11 @@ def parse_args():
         by_data = " (default: by data set, see the top of train.py)" if name[2:].replace("-", "_") in COLUMNS else ""
         parser.add_argument(name, help=help + (by_data or " (default: %(default)s)" * ("default" in options)), **options)
 
+    def rates(text):
+        return [rate(part) for part in text.split(",")]
+
     count, positive, share, weight = number(int, 1), number(float, 0, above=True), number(float, 0, 1), number(float, 0)
+    rate = number(float, 0, 1, above=True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.error = fail
     # what
@@ -90,7 +94,7 @@ def parse_args():
     add("--teacher-checkpoint", "best.pt of a finished RE run (default: a matching run in --out, else one is trained)", metavar="FILE")
     add("--method", "what to train (default: rekd; in teacher mode re)", choices=["cls", "re", "rekd"])
     add("--compare", "train CLS, RE and REKD students and compare them", action="store_true")
-    add("--seed", "of initialisation, order and noise; the default is the paper's first", type=number(int, 0), default=2026)
+    add("--seed", "of initialisation, order and noise; the default is the paper's first", type=number(int, 0, 2**32), default=2026)
     add("--seeds", "repeat with so many seeds, --seed, --seed + 1, ...; the paper: 10", type=number(int, 1, 20), default=1)
     where = "pretrained, scratch, or a FILE of weights (default: pretrained where there are published ones and the data is not built in)"
     add("--init", f"where the model that the command names starts: {where}")
@@ -101,7 +105,7 @@ def parse_args():
     add("--max-length", "tokens of a text, the rest is cut; the paper: 256", type=number(int, 3))
     add("--masking", "what hides the rest from the predictor: content times 0 (the paper), or no attention to it", choices=["zero", "drop"])
     # method
-    add("--rate", "share of the features to select; the paper: 0.15 for CIFAR, 0.10 for IMDB", type=number(float, 0, 1, above=True))
+    add("--rate", "share of the features to select; the paper: 0.15 for CIFAR, 0.10 for IMDB", type=rate)
     add("--alpha", "weight of L_RE against L_KD; the paper: 0.5", type=share, default=0.5)
     add("--lambda-select", "weight of L_select, a squared count; the paper: 5e-3 to 5e-2 for ViT, 5e-5 to 2e-4 for BERT", type=weight)
     add("--lambda-rationale", "weight of L_KD_R in L_KD; the paper: 0.5", type=weight, default=0.5)
@@ -127,7 +131,7 @@ def parse_args():
     # evaluation
     add("--eval-mask", "noise-free, a draw at --tau-end (the release), or exactly round(rate N)", choices=["hard", "sample", "topk"], default="hard")
     add("--probe", "how much of the answer do masks alone give away, without content? (with --resume: of finished runs too)", action="store_true")
-    add("--rates", "repeat for each of these, as 0.05,0.1, and draw accuracy against rate", type=lambda text: [share(r) for r in text.split(",")])
+    add("--rates", "repeat for each of these, as 0.05,0.1, and draw accuracy against rate", type=rates)
     add("--explain", "print and picture the rationales of image or text files, by the model of --checkpoint", nargs="+", metavar="FILE")
     add("--checkpoint", "best.pt of a finished run, for --explain", metavar="FILE")
     args = parser.parse_args()
@@ -135,13 +139,13 @@ def parse_args():
     if bool(args.explain) != bool(args.checkpoint):
         fail("--explain FILE ... and --checkpoint best.pt go together: give both")
     args.role = "teacher" if args.teacher and not args.student and not args.compare else "student"  # whom the command trains
-    if args.role == "teacher" and args.method == "rekd":
-        fail("--method rekd trains a student: name one with --student (a teacher is trained with re)")
+    if args.role == "teacher" and (args.method == "rekd" or args.teacher_checkpoint or args.teacher_init):
+        fail("without --student only the teacher is trained: --method rekd, --teacher-checkpoint and --teacher-init want one (--init is its own)")
     if args.compare and args.method:
         fail("--compare trains all three methods: leave --method out")
     args.kind = kind_of(args.dataset, args.data_dir)
     for kind, keys in SHAPE.items():
-        if stray := [key for key in keys if kind != args.kind and getattr(args, key) is not None]:
+        if stray := [key for key in keys + ["views"] * (kind == "image") if kind != args.kind and getattr(args, key) is not None]:
             fail(f"--{stray[0].replace('_', '-')} is for {kind}s, and {args.dataset} holds {args.kind}s: leave it out")
 
     # Where a model starts decides its defaults: published weights want the paper's recipe, a start from scratch wants another.
@@ -220,7 +224,7 @@ def find_teacher(args, config, data):
     folder, same = run_folder(args, config), ["preset", "rate", "masking", *SHAPE[args.kind]]
     finished = [path.parent for path in folder.parent.glob("teacher-re-*/result.json")]
     for run in sorted(finished, key=lambda run: (run != folder, -run.stat().st_mtime)):
-        other = json.loads((run / "config.json").read_text())
+        other = read_dict(run / "config.json", "config", "remove the folder of this run")
         if all(other.get(key) == config[key] for key in same) and load(run / "best.pt")[1]["fingerprint"] == data.fingerprint:
             return run / "best.pt"
 
@@ -382,8 +386,8 @@ def train(config, data, teacher, args, device):
     if args.probe:
         test["probe"] = probe(evaluate(model, data, data.train, config)[1], data.train.y, masks, data.test.y)
         test["chance"] = data.test.y.bincount().max().item() / len(data.test)
-    result = {"test": test, "rate": args.rate, "dev": info["metric"], "epoch": info["epoch"], "parameters": sum(p.numel() for p in model.parameters()),
-              "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1), "command": shlex.join(["python", *sys.argv]),
+    result = {"test": test, "rate": args.rate, "dev": info["metric"], "epoch": info["epoch"],
+              "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1), "command": shlex.join(["python", *sys.argv]),
               "versions": {"python": platform.python_version(), "torch": torch.__version__}, "hardware": hardware(device)}
     picture(folder / "rationales", data.name, data.input, data.classes, test_examples(data), {method.upper(): (model, test, config["preset"])})
     write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
@@ -574,7 +578,7 @@ def explain(args, device):
         else:
             shown = read_image(path, input["image_size"])
         examples.append({"x": x, "shown": shown, "label": None, "truth": None, "name": name})
-    models = {config["method"].upper(): (model, info["metric"], config["preset"])}
+    models = {config["method"].upper(): (model, info["metric"], config["preset"] + " (dev)")}
     written = picture(Path(args.out) / "explained", f"{config['dataset']}: {args.checkpoint}", input, info["classes"], examples, models)
     for example in examples:
         [(_, mask, says, _)] = example["found"]
@@ -615,9 +619,9 @@ def experiment(args, data, device):
     table = report(results, args, (path, info) if teacher else None)
     print(f"\n{table}")
     if args.compare:
-        name = str(folders[2]).replace("student-rekd", "compare") + f"-{args.seeds}seeds"  # the first seed's REKD run
+        name = str(folders[2].with_name(folders[2].name.replace("student-rekd", "compare", 1))) + f"-{args.seeds}seeds"  # the first seed's REKD run
         write_text(Path(name + ".txt"), table + "\n")
-        models = {"teacher": (network, info["metric"], args.teacher)} | {
+        models = {"teacher": (network, info["metric"], info["model"]["preset"] + " (dev)")} | {
             method.upper(): (load(folder / "best.pt", device)[0], results[method][0]["test"], preset) for method, folder in zip(methods, folders)}
         pictured = picture(name, data.name, data.input, data.classes, test_examples(data), models)
         print(f"\ntable and picture: {name}.txt, {pictured}")
@@ -626,11 +630,11 @@ def experiment(args, data, device):
     return results
 
 def main():
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # a user's text may hold what the terminal cannot show
     args = parse_args()
     try:
         device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # an old GPU may hold a tensor, but compute nothing
     except (RuntimeError, AssertionError):
         raise UserError(f"no device {args.device!r} here: use --device auto or cpu") from None
     if args.explain:
@@ -658,6 +662,8 @@ def cli():
         fail(error)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except torch.cuda.OutOfMemoryError:
+        fail("the GPU's memory is full: lower --batch-size, --image-size or --max-length, or take a smaller model")
     except KeyboardInterrupt:
         print("interrupted: the same command with --resume goes on after the last finished epoch", file=sys.stderr)
         sys.exit(130)

@@ -1,8 +1,10 @@
 """Text: the built-in phrases, folders of .txt, batches, isolation in BERT, the command line and its HTML page."""
 
 import html
+import io
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -92,6 +94,19 @@ def test_undecodable_bytes_are_replaced_and_counted_and_an_empty_file_is_named(t
         load_dataset("words", tmp_path)
 
 
+@pytest.mark.parametrize("content", ["good film".encode("utf-16"), b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"], ids=["UTF-16", "PNG"])
+def test_a_file_that_is_no_utf_8_text_is_named(tmp_path, content):
+    """Read as UTF-8 with replaced bytes, they would be rubbish that a model explains with confidence."""
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(UserError, match="x.txt is no text in UTF-8"):
+        data.read_text(tmp_path / "x.txt")
+
+
+def test_a_hidden_folder_does_not_tell_what_a_data_set_holds(tmp_path):
+    (make_folder(tmp_path) / "train" / ".ipynb_checkpoints").mkdir()
+    assert data.kind_of("words", tmp_path) == "text"
+
+
 def test_the_second_start_reads_no_text_until_one_changes(tmp_path, monkeypatch):
     folder, reads = make_folder(tmp_path), []
     first = load_dataset("words", tmp_path)
@@ -163,11 +178,12 @@ def words(run, pets):  # noqa: F811
 from test_train import pets  # noqa: E402, F401 (a fixture)
 
 
-def test_compare_on_texts_leaves_pages_and_explain_prints_the_rationale(words, run, tmp_path):  # noqa: F811
+def test_compare_on_texts_leaves_pages_and_explain_prints_the_rationale(words, run, tmp_path, monkeypatch):  # noqa: F811
     code, out, err = words("--compare")
     assert code == 0 and err == "" and "up to 16 tokens" in out, err
     page = only("compare-*.html", run.folder).read_text("utf-8")
     assert page.count("<article") == 8 * 4 and all(f"{name}: bert" in page for name in ("teacher", "CLS", "RE", "REKD"))
+    assert re.search(r"teacher: bert\S* \(dev\), accuracy", page)                       # the others: on the test set
     best = only("student-rekd-*", run.folder) / "best.pt"
     own = tmp_path / "mine.txt"
     own.write_text("<script>alert('Good')</script> a good film " + "so " * 30)
@@ -177,6 +193,10 @@ def test_compare_on_texts_leaves_pages_and_explain_prints_the_rationale(words, r
     written = re.search("picture: (.*)", out)[1]
     page = open(written, encoding="utf-8").read()
     assert "<script" not in page and "script" in page and "&lt;" in page                # what was typed is shown, not run
+    (foreign := tmp_path / "foreign.txt").write_text("ein guter film \u6f22", "utf-8")
+    with monkeypatch.context() as patch:                                                # a terminal that cannot show what the text holds
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        assert run(f"--explain {foreign} --checkpoint {best}", net=[], dataset="glyphs")[0] == 0
     x = read_input(own, {"kind": "text", "max_length": 16, "vocabulary": json.loads(json.dumps(data.SPECIAL + ["good"]))})
     assert x.shape == (1, 16) and x.dtype == torch.int32
 

@@ -274,9 +274,42 @@ def refused(result, sentence):
     ("--device quantum", "no device 'quantum'"),
     ("--teacher-checkpoint nowhere.pt", "cannot read the checkpoint nowhere.pt"),
     ("--resume", "nothing to resume"),
+    ("--rates 0", "--rates: must be above 0"), ("--rates 0.1,abc", "invalid rates value: '0.1,abc'"),
+    ("--seed 20000000000000", "--seed: must be at least 0 and at most"),        # seeds of epochs would leave 64 bits
+    ("--device meta", "no device 'meta'"),
 ])
 def test_bad_options(run, options, sentence):
     refused(run(options), sentence)
+
+
+@pytest.mark.parametrize("option", ["--method rekd", "--teacher-checkpoint best.pt", "--teacher-init scratch"])
+def test_in_teacher_mode_what_only_a_student_wants_is_refused(run, option):
+    refused(run(option, net=["--teacher", "vit:16:1:2"]), "without --student only the teacher is trained")
+
+
+def test_a_data_set_is_a_name_and_not_a_path(run, pets):
+    """Else runs would be written into the folder of the data."""
+    refused(run("", dataset=str(pets / "colours")), f"no data set .* and in {pets}/ colours")
+    assert not list(pets.glob("colours/teacher-*"))
+
+
+def test_views_are_of_images(run, pets):
+    refused(run("--views 2", dataset="phrases", net=[]), "--views is for images")
+
+
+def test_out_of_memory_is_one_line(run, monkeypatch):
+    def full(*args, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    monkeypatch.setattr(train, "re_losses", full)
+    refused(run("--method re"), "lower --batch-size")
+
+
+def test_the_table_of_a_comparison_lies_in_out_whatever_its_name(pets, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "student-rekd-try"
+    arguments = ["--dataset", "colours", "--data-dir", str(pets), "--out", str(out), *NET, "--compare", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    train.cli()
+    only("compare-*.txt", out / "colours"), only("compare-*.png", out / "colours")
 
 
 def test_a_teacher_checkpoint_that_does_not_fit(run, tmp_path):
