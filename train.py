@@ -382,6 +382,7 @@ def train(config, data, teacher, args, device):
     bar.close()
 
     model, info = load(folder / "best.pt", device)
+    torch.manual_seed(config["seed"])  # of the random masks, whether this run was interrupted or not
     test, masks = evaluate(model, data, data.test, config, args.rate)
     if args.probe:
         test["probe"] = probe(evaluate(model, data, data.train, config)[1], data.train.y, masks, data.test.y)

@@ -192,6 +192,17 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(run, monkey
     assert when > 3
 
 
+def test_a_run_resumed_after_its_last_epoch_ends_with_the_same_result(run):
+    """Random masks (--eval-mask sample, the chance beside faithfulness) are drawn at the end too."""
+    run("--method re --eval-mask sample")
+    folder, results = only("student-re-*", run.folder), []
+    for _ in range(2):
+        results.append(json.loads((folder / "result.json").read_text())["test"])
+        (folder / "result.json").unlink()
+        assert run("--method re --eval-mask sample --resume")[0] == 0
+    assert {**results[0], "examples_per_s": 0} == {**results[1], "examples_per_s": 0}
+
+
 def test_resume_does_not_repeat_finished_runs(run):
     run("--method re")
     before = (only("student-re-*", run.folder) / "last.pt").stat().st_mtime_ns
