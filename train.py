@@ -220,7 +220,7 @@ def input_shape(args, vocabulary):
 
 # ---------------------------------------------------------------- the teacher
 def find_teacher(args, config, data):
-    """best.pt of a finished teacher with the same data, grid, preset and rate: the run of these very options, else the newest."""
+    """best.pt of a finished teacher with the same data, grid, preset, masking and rate: the run of these very options, else the newest."""
     folder, same = run_folder(args, config), ["preset", "rate", "masking", *SHAPE[args.kind]]
     finished = [path.parent for path in folder.parent.glob("teacher-re-*/result.json")]
     for run in sorted(finished, key=lambda run: (run != folder, -run.stat().st_mtime)):
