@@ -83,7 +83,8 @@ def kind_of(name, data_dir="data"):
                         f"{', '.join(local) or 'none yet'}; your own goes into {Path(data_dir) / folder.name}/{{train,test}}/<class>/")
     folders = sorted(path for path in (folder / "train").glob("[!.]*") if path.is_dir())
     if name not in BUILT_IN and folders:
-        return "text" if any(entry.name.lower().endswith(FILES["text"]) for entry in os.scandir(folders[0])) else "image"
+        names = [name.lower() for name in os.listdir(folders[0])]  # by majority: a folder of images may hold a readme.txt
+        return max(FILES, key=lambda kind: sum(name.endswith(FILES[kind]) for name in names))
     return "text" if name in ("phrases", "imdb") else "image"
 
 def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4, max_length=128, vocab=None, views=4, device="cpu"):

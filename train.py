@@ -388,7 +388,8 @@ def train(config, data, teacher, args, device):
         test["probe"] = probe(evaluate(model, data, data.train, config)[1], data.train.y, masks, data.test.y)
         test["chance"] = data.test.y.bincount().max().item() / len(data.test)
     result = {"test": test, "rate": args.rate, "dev": info["metric"], "epoch": info["epoch"],
-              "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1), "command": shlex.join(["python", *sys.argv]),
+              "parameters": sum(p.numel() for p in model.parameters()),
+              "seconds": round(sum(json.loads(line)["seconds"] for line in log), 1), "command": shlex.join(["python", *sys.argv]),
               "versions": {"python": platform.python_version(), "torch": torch.__version__}, "hardware": hardware(device)}
     picture(folder / "rationales", data.name, data.input, data.classes, test_examples(data), {method.upper(): (model, test, config["preset"])})
     write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")

@@ -107,6 +107,13 @@ def test_a_hidden_folder_does_not_tell_what_a_data_set_holds(tmp_path):
     assert data.kind_of("words", tmp_path) == "text"
 
 
+def test_a_readme_among_images_does_not_make_them_texts(tmp_path):
+    (tmp_path / "pets" / "train" / "cat").mkdir(parents=True)
+    for name in ("1.png", "2.JPG", "readme.txt"):
+        (tmp_path / "pets" / "train" / "cat" / name).touch()
+    assert data.kind_of("pets", tmp_path) == "image"
+
+
 def test_the_second_start_reads_no_text_until_one_changes(tmp_path, monkeypatch):
     folder, reads = make_folder(tmp_path), []
     first = load_dataset("words", tmp_path)
