@@ -236,7 +236,7 @@ def answers_of(teacher, path, data, args, device):
     (TinyViT, arXiv 2207.10666, stores a teacher's logits so; it must see the very view that its student sees: arXiv 2106.05237.)
     """
     views = 1 if data.views is None else len(data.views)
-    key = hashlib.sha256(Path(path).read_bytes() + f"{data.fingerprint} {views} {args.bf16}".encode()).hexdigest()
+    key = hashlib.sha256(Path(path).read_bytes() + f"{data.fingerprint} {views} {args.bf16} {device.type}".encode()).hexdigest()
     file = Path(args.out) / args.dataset / f"answers-{key[:16]}.pt"
     features = data.input.get("max_length") or (args.image_size // args.patch_size) ** 2
     keep, logits = (torch.zeros(views, len(data.train), width, dtype=torch.float16) for width in (features, len(data.classes)))
