@@ -519,10 +519,11 @@ def draw(title, captions, examples, side=128):
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for i, line in enumerate([title, *captions]):
         pen.text((8, 4 + 18 * i), line, "black", font)
+    for i, (head, _, _) in enumerate(rows[0]):
+        pen.text((8 + i * (side + 8), top - 18), head, "black", font)
     for j, row in enumerate(rows):
-        for i, (head, image, caption) in enumerate(row):
+        for i, (_, image, caption) in enumerate(row):
             left, up = 8 + i * (side + 8), top + j * (side + 26)
-            pen.text((left, top - 18), head, "black", font)
             canvas.paste(Image.fromarray(image.permute(1, 2, 0).byte().numpy()), (left, up))  # (3, side, side) -> (side, side, 3)
             pen.text((left, up + side + 3), caption, "red" if caption.startswith("WRONG") else "black", font)
     return canvas
