@@ -216,7 +216,8 @@ def test_ctrl_c_and_kill_in_a_real_process(pets, tmp_path):
     def start(out, *more):
         arguments = ["--dataset", "colours", "--data-dir", str(pets), "--out", str(out), *NET, "--epochs", "30", "--method", "re", *more]
         return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                env={**os.environ, "OMP_NUM_THREADS": "1"})
+                                env={**os.environ, "OMP_NUM_THREADS": "1"},  # a shell's background job ignores SIGINT, and its children with it
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def stop_after(process, epochs, signum):
         for line in process.stdout:
