@@ -76,7 +76,8 @@ def pack(mask, *tensors):
 
 class Block(nn.Module):
     """One encoder layer, (B, T, dim) -> (B, T, dim): attention, then MLP, each added to what it read. ViT normalises before,
-    x + f(norm(x)), "pre-norm"; BERT after, norm(x + f(x)), "post-norm". visible (B, 1, 1, T) or None: see `masked_attention`."""
+    x + f(norm(x)), "pre-norm"; BERT after, norm(x + f(x)), "post-norm". visible (B, 1, 1, T) or None: see `masked_attention`.
+    rows: the first so many positions alone, which attend to all -> (B, rows, dim)."""
 
     def __init__(self, *, dim, heads, mlp_dim, pre_norm, eps=1e-12):
         super().__init__()
@@ -86,25 +87,26 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, mlp_dim), nn.Linear(mlp_dim, dim)
 
-    def attention(self, x, visible):
+    def attention(self, x, visible, rows):
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-        y = masked_attention(q, k, v, visible)                                                    # (B, heads, T, D / heads)
-        return self.out(y.transpose(1, 2).reshape(B, T, D))
+        y = masked_attention(q[:, :, :rows], k, v, visible)                                       # (B, heads, rows or T, D / heads)
+        return self.out(y.transpose(1, 2).flatten(2))                                             # (B, rows or T, D)
 
     def mlp(self, x):
         return self.fc2(F.gelu(self.fc1(x)))
 
-    def forward(self, x, visible=None):
+    def forward(self, x, visible=None, rows=None):
         if self.pre_norm:
-            x = x + self.attention(self.norm1(x), visible)
+            x = x[:, :rows] + self.attention(self.norm1(x), visible, rows)
             return x + self.mlp(self.norm2(x))
-        x = self.norm1(x + self.attention(x, visible))
+        x = self.norm1(x[:, :rows] + self.attention(x, visible, rows))
         return self.norm2(x + self.mlp(x))
 
 class ViT(nn.Module):
     """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim), the normalised last hidden states: of [CLS], always
-    visible, then of the N = (image_size / patch_size)^2 patches, row by row. packed (`drop` only): -> (B, 1 + L, dim), see `pack`."""
+    visible, then of the N = (image_size / patch_size)^2 patches, row by row. packed (`drop` only): -> (B, 1 + L, dim), see `pack`.
+    rows: the first so many alone, -> (B, rows, dim)."""
 
     def __init__(self, *, dim, depth, heads, image_size, patch_size, masking="zero", mlp_dim=None, eps=1e-12):
         super().__init__()
@@ -123,8 +125,10 @@ class ViT(nn.Module):
     def features(self, hidden):  # (B, 1 + N, dim) -> (B, N, dim)
         return hidden[:, 1:]
 
-    def forward(self, pixels, mask=None, packed=False):
-        x = F.pixel_unshuffle(pixels, self.patch_size).flatten(2).transpose(1, 2)  # (B, N, 3 P P), in a convolution's order
+    def forward(self, pixels, mask=None, packed=False, rows=None):
+        B, P, grid = len(pixels), self.patch_size, pixels.shape[-1] // self.patch_size
+        x = pixels.reshape(B, 3, grid, P, grid, P).permute(0, 2, 4, 1, 3, 5)       # (B, grid, grid, 3, P, P), a convolution's order
+        x = x.reshape(B, grid**2, 3 * P**2)                                        # (B, N, 3 P P)
         positions, visible = self.positions[:, 1:], None                           # (1, N, dim)
         if mask is not None and self.masking == "drop":
             if packed:
@@ -134,12 +138,12 @@ class ViT(nn.Module):
         if mask is not None and self.masking == "zero":
             x = x * mask.unsqueeze(-1).to(x.dtype)                                 # R = M * X; positions are added after it
         x = torch.cat([(self.cls + self.positions[:, :1]).expand(len(x), -1, -1), x + positions], 1)  # (B, 1 + N, dim)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, visible)
-        return self.norm(x)
+        return self.norm(self.blocks[-1](x, visible, rows))
 
 class BERT(nn.Module):
-    """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states. packed (`drop` only): -> (B, L, dim), see `pack`.
+    """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states. packed, rows: as ViT's, -> (B, L or rows, dim).
     First comes [CLS], always visible; id 0 is padding, always hidden; the last before it is [SEP], which a mask under `drop` hides."""
 
     def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero", mlp_dim=None, eps=1e-12):
@@ -159,7 +163,7 @@ class BERT(nn.Module):
     def features(self, hidden):  # every token is one, so that masks and tokens have one shape; `selectable` tells which count
         return hidden
 
-    def forward(self, tokens, mask=None, packed=False):
+    def forward(self, tokens, mask=None, packed=False, rows=None):
         T = tokens.shape[1]
         demand(T <= self.max_len, f"{T} tokens are more than the {self.max_len} positions of this BERT: cut the text")
         places, visible = torch.arange(T, device=tokens.device).unsqueeze(0), tokens != 0     # (1, T), (B, T)
@@ -171,9 +175,10 @@ class BERT(nn.Module):
         if mask is not None and self.masking == "zero":
             x = x * F.pad(mask[:, 1:], (1, 0), value=1).unsqueeze(-1).to(x.dtype)              # R = M * X, but [CLS] stays
         x = self.norm(x + self.positions(places) + self.types.weight[0])
-        for block in self.blocks:
-            x = block(x, visible[:, None, None, :])                                            # visible (B, 1, 1, T)
-        return x
+        visible = visible[:, None, None, :]                                                    # (B, 1, 1, T)
+        for block in self.blocks[:-1]:
+            x = block(x, visible)
+        return self.blocks[-1](x, visible, rows)
 
 # ---------------------------------------------------------------- generator and predictor
 class Generator(nn.Module):
@@ -200,7 +205,8 @@ class Predictor(nn.Module):
         possible = self.backbone.masking == "drop" and not (mask is not None and mask.requires_grad and torch.is_grad_enabled())
         demand(possible or not packed, "packed=True needs a backbone with masking='drop' and a mask without gradient: leave packed out")
         packed = (possible and not self.training) if packed is None else packed
-        return self.head(self.backbone(x, mask, packed)[:, 0])
+        # Of the last block only [CLS] is computed: a fifth off a predictor of 4 blocks, a fourteenth off one of 12, there and back.
+        return self.head(self.backbone(x, mask, packed, rows=1)[:, 0])
 
 class SelectAll(nn.Module):
     """The generator of a CLS model, which classifies the whole input: keeps every selectable feature, has no parameters."""
