@@ -61,6 +61,7 @@ OPTIONS = {"cls": ["dataset", "data_dir", "limit", "init", "views", "masking", "
 OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule", "eval_mask"]
 OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
+LARGE = 128  # examples a batch where nothing is learned: fast, and at 224 px a ViT-Base then needs less memory than in training
 
 def parse_args():
     def number(kind, low, high=float("inf"), above=False):
@@ -124,7 +125,7 @@ def parse_args():
     add("--dropout", "in the heads; the paper: 0.1 for ViT, 0.5 for BERT", type=number(float, 0, 0.99))
     # machine
     add("--device", "auto (cuda where there is one), cpu, cuda, ...", default="auto")
-    add("--bf16", "bfloat16 autocast on a CPU too (default: on CUDA only)", action="store_true")
+    add("--bf16", "bfloat16 autocast on a CPU too: slow but where it has avx512_bf16 or AMX (default: on CUDA only)", action="store_true")
     add("--compile", "torch.compile the networks (default: no; the first steps take minutes, the others less)", action="store_true")
     add("--resume", "go on with an interrupted run of the same command; finished runs are not repeated", action="store_true")
     add("--out", "where runs are written", default="runs")
@@ -246,7 +247,7 @@ def answers_of(teacher, path, data, args, device):
         keep, logits = known["keep_logits"], known["logits"]
     except Exception:  # none yet, torn or stale
         for view in range(views):
-            for to_keep, to_logits, (x, _) in zip(keep[view].split(256), logits[view].split(256), data.batches(data.train, 256, view=view)):
+            for to_keep, to_logits, (x, _) in zip(keep[view].split(LARGE), logits[view].split(LARGE), data.batches(data.train, LARGE, view=view)):
                 with autocast(device, args.bf16):
                     out = teacher(x)
                 to_keep[:, :out.keep_logits.shape[1]], to_logits[:] = out.keep_logits, out.logits  # a batch of texts may be narrower
@@ -396,7 +397,7 @@ def train(config, data, teacher, args, device):
     return result
 
 @torch.no_grad()
-def evaluate(model, data, split, config, rate=None, batch_size=500):
+def evaluate(model, data, split, config, rate=None):
     """-> dict and masks (n, N): accuracy, selection rate and, where the truth is known, agreement with it. The mode stays as it was.
 
     `rate` given (on the test set): also sufficiency and comprehensiveness, each beside that of a random mask of the same
@@ -405,7 +406,7 @@ def evaluate(model, data, split, config, rate=None, batch_size=500):
     was_training, cls, found, seconds = model.training, config["method"] == "cls", [], 0.0
     how, tau, share = config.get("eval_mask", "hard"), config.get("tau_end"), rate or config.get("rate")
     model.eval()
-    for x, y in data.batches(split, batch_size):
+    for x, y in data.batches(split, LARGE):
         started, selectable = time.time(), model.selectable(x)
         with autocast(x.device, "bf16" in config):
             mask, logits = evaluation_mask(model, x, how, tau, share)

@@ -1,11 +1,11 @@
 """How fast is it, and beside what? Ratios measured on the machine at hand, in one run: no number here stands alone.
 
-    python tests/bench.py                 about five minutes on two idle cores
+    python tests/bench.py                 about ten minutes on two idle cores
     python tests/bench.py --only 1 3      these sections alone; --quick: nano sizes, seconds, to see that all of it runs
 
 The variants of a group take turns (A B C, C B A, ...), so that a busy machine slows them alike; ms is the median over the rounds, CPU that
 of all threads' time. `ratio` is a variant's ms over that of its group's first, in brackets its range over the rounds: above 1, the first is
-faster. The second ratio is that of the CPU times, steadier where cores are shared. float32; on CUDA also bfloat16 autocast. Random networks, no downloads.
+faster. The second ratio is that of the CPU times, steadier where cores are shared. float32; on CUDA also bfloat16 autocast, on a CPU that has it in one row. Random networks, no downloads.
 """
 
 import argparse
@@ -42,6 +42,7 @@ SIZES = {"vit": (32, 64), "bert": (16, 32)} if args.quick else {"vit": (64, 112,
 BATCHES, WORDS, SLOW, REPEAT = ((1, 2, 4), 500, 0, 0) if args.quick else ((1, 8, 32), 30522, 20, 0.2)
 FULL, BATCH, PATCH, RATE, CUDA = {kind: sizes[-1] for kind, sizes in SIZES.items()}, BATCHES[1], 16, {"vit": 0.15, "bert": 0.10}, torch.cuda.is_available()
 DEVICE, DTYPES, SYNC = torch.device("cuda" if CUDA else "cpu"), [torch.float32] + [torch.bfloat16] * CUDA, torch.cuda.synchronize if CUDA else lambda: None
+BF16 = not CUDA and any(flag in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "") for flag in ("avx512_bf16", "amx_bf16"))
 VERSIONS = {package.name: package.version for package in importlib.metadata.distributions()}
 REKD = ["zero, teacher reads student", "drop, teacher reads student", "drop, teacher reads teacher",
         "drop, cache, teacher reads student", "drop, cache, teacher reads teacher", "transformers"]
@@ -67,7 +68,7 @@ def measure(title, variants, dtype, note=""):
             SYNC(), wall[name].append((time.perf_counter() - before[0]) / repeat[name]), cpu[name].append((time.process_time() - before[1]) / repeat[name])
     first, times = next(iter(runs)), {name: median(wall[name]) for name in runs}
     for name in variants:
-        row = f"{title}, {dtype}".replace("torch.", "").ljust(48) + f" {name:<27} "
+        row = f"{title}, {dtype}".replace("torch.", "").ljust(48) + f" {name:<34} "
         if name in runs:
             each = [a / b for a, b in zip(wall[name], wall[first])]
             row += (f"{1e3 * times[name]:>9.2f} {1e3 * median(cpu[name]):>9.2f} {times[name] / times[first]:>6.2f} ({min(each):.2f}-{max(each):.2f}) {median(cpu[name]) / median(cpu[first]):>6.2f}"
@@ -138,8 +139,8 @@ def forwards(kind, dtype):
 def steps(kind, dtype):
     """2. A REKD step, and its parts (of the cached one where the teacher reads its own mask)"""
     title, steps = f"REKD step, {STUDENT[kind]} <- {TEACHER[kind]}", {v: rekd_step(kind, v, dtype) if v != "transformers" or v in VERSIONS else None for v in REKD}
-    if not CUDA:
-        steps["drop, cache, bf16, teacher"] = rekd_step(kind, CACHED, torch.bfloat16)
+    if BF16:
+        steps[CACHED + ", bf16"] = rekd_step(kind, CACHED, torch.bfloat16)
     model, teacher, (x, y), (texts, labels) = *(ours(kind, size[kind], "drop") for size in (STUDENT, TEACHER)), inputs(kind, BATCH), inputs(kind, 256)
     split = Split(texts, labels, lengths=(texts != 0).sum(1).cpu()) if kind == "bert" else Split((255 * torch.rand(256, 3, 32, 32, device=DEVICE)).byte(), labels)
     data, history = Dataset("", [], split, None, None, {"image_size": FULL["vit"]}, torch.randint(2, (1, 256, 3), device=DEVICE), ""), torch.zeros(6, device=DEVICE)
@@ -177,7 +178,7 @@ def growth(kind, dtype):
     for variant in REKD[:1] if args.quick else REKD[::2] + REKD[-1:] * ("transformers" in VERSIONS) if dtype == DTYPES[-1] else ():
         command = [sys.executable, __file__, "--threads", str(args.threads), *["--quick"] * args.quick, "--memory", kind, variant]
         peak = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-        print(f"{f'memory, {STUDENT[kind]} <- {TEACHER[kind]}':<48} {variant:<27} {peak}")
+        print(f"{f'memory, {STUDENT[kind]} <- {TEACHER[kind]}':<48} {variant:<34} {peak}")
     steps, cases = {}, [(BATCH, size) for size in SIZES[kind]] + [(batch, FULL[kind]) for batch in BATCHES if batch != BATCH]
     for batch, size in cases:
         model, (x, y) = ours(kind, STUDENT[kind], size=size), inputs(kind, batch, size)
@@ -206,5 +207,5 @@ else:
     print(f"torch {torch.__version__}, timm {VERSIONS.get('timm')}, transformers {VERSIONS.get('transformers')}; {hardware(DEVICE)}; at most {args.rounds} rounds")
     for section in (forwards, steps, packed, growth):
         for dtype in DTYPES if int(section.__doc__[0]) in args.only else ():
-            print(f"\n{section.__doc__}\n{'':<76} {'ms':>9} {'CPU ms':>9}  ratio (range)      CPU  rounds x calls")
+            print(f"\n{section.__doc__}\n{'':<83} {'ms':>9} {'CPU ms':>9}  ratio (range)      CPU  rounds x calls")
             section("vit", dtype), section("bert", dtype)

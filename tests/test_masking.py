@@ -264,6 +264,20 @@ def test_packing_is_for_evaluation_of_a_mask_without_gradient(kind):
         assert lengths(predictor, x, wants) == short
 
 
+@KINDS
+@pytest.mark.parametrize("masking", ["zero", "drop"])
+def test_the_last_block_of_a_predictor_computes_cls_alone_and_says_the_same(kind, masking):
+    predictor, x, rows = network(kind, masking), inputs(kind), []
+    mask = random_mask(predictor, x).requires_grad_()
+    predictor.backbone.blocks[-1].fc1.register_forward_hook(lambda layer, arguments, output: rows.append(output.shape[1]))
+    for argument in (mask, mask.detach(), None):
+        short, whole = predictor(x, argument, packed=False), predictor.head(predictor.backbone(x, argument)[:, 0])
+        assert torch.allclose(short, whole, atol=1e-6) and rows[-2:] == [1, N[kind] + (kind == "vit")]
+        if argument is mask:
+            for ours, theirs in zip(*(torch.autograd.grad(logits.square().sum(), [mask, *predictor.parameters()]) for logits in (short, whole))):
+                assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_only_selected_patches_are_embedded():
     predictor, x, seen = network("vit"), inputs("vit"), []
     mask = random_mask(predictor, x)
