@@ -18,8 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps  # comes with torchvision
-from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity, extract_archive
 from tqdm import tqdm
 
 DATA_SEED = 2026  # fixes what is train and what is dev; --seed does not touch it, so a teacher never saw its student's dev data
@@ -421,6 +419,7 @@ def fetch_hub(repo, *filenames):
 
 def fetch_archive(url, md5, archive, name):
     """-> the folder `name` beside the archive: unless it is there, the archive is downloaded where missing, verified and unpacked."""
+    from torchvision.datasets.utils import check_integrity, extract_archive  # here, for it takes half of all imports' time
     folder = archive.parent / name
     if not folder.is_dir():
         if not archive.exists():
@@ -434,6 +433,8 @@ def fetch_archive(url, md5, archive, name):
 
 def fetch_cifar(root, source, prefix):
     """CIFAR by torchvision's addresses and checksums. The archive of CIFAR-100 holds "fine_" and "coarse_" labels."""
+    import torchvision.datasets
+    source, check_integrity = getattr(torchvision.datasets, source), torchvision.datasets.utils.check_integrity
     folder = fetch_archive(source.url, source.tgz_md5, root / source.filename, source.base_folder)
 
     def read(filename, md5):
@@ -451,8 +452,8 @@ def fetch_imdb(root):
     url, md5 = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "7c2ac02c03563afcf9b574c7e56c153a"
     return read_folder(fetch_archive(url, md5, root / "aclImdb_v1.tar.gz", "aclImdb"))
 
-DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, CIFAR10, ""), "cifar100": lambda root: fetch_cifar(root, CIFAR100, "fine_"),
-             "cifar100_coarse": lambda root: fetch_cifar(root, CIFAR100, "coarse_"), "imdb": fetch_imdb}
+DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, "CIFAR10", ""), "cifar100": lambda root: fetch_cifar(root, "CIFAR100", "fine_"),
+             "cifar100_coarse": lambda root: fetch_cifar(root, "CIFAR100", "coarse_"), "imdb": fetch_imdb}
 
 # ---------------------------------------------------------------- built-in: glyphs
 FONT = """

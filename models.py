@@ -253,8 +253,9 @@ def load(path, device="cpu"):
     file into an input, see data.read_input), `fingerprint` of the training data, `metric` (on dev)."""
     checkpoint = read_dict(path, "checkpoint", advice := "give the best.pt of a finished run", device)
     demand({"weights", "model", "classes", "input"} <= checkpoint.keys(), f"{path} is not a checkpoint of train.py: {advice}")
-    model = build(**checkpoint["model"])
-    model.load_state_dict(checkpoint.pop("weights"))
+    with torch.device("meta"):  # shapes alone: weights need not be drawn that the file's replace
+        model = build(**checkpoint["model"])
+    model.load_state_dict(checkpoint.pop("weights"), assign=True)
     return model.to(device).eval(), checkpoint
 
 def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):

@@ -230,15 +230,17 @@ def find_teacher(args, config, data):
             return run / "best.pt"
 
 @torch.no_grad()
-def answers_of(teacher, path, data, args, device):
+def answers_of(teacher, data, args, device):
     """What the frozen teacher says of every training example in every view: keep_logits (V, n, N) and logits (V, n, C), float16.
 
     A constant, so it is computed once and kept for later runs, in a file named by a hash of the teacher, the data and the number of views.
     (TinyViT, arXiv 2207.10666, stores a teacher's logits so; it must see the very view that its student sees: arXiv 2106.05237.)
     """
     views = 1 if data.views is None else len(data.views)
-    key = hashlib.sha256(Path(path).read_bytes() + f"{data.fingerprint} {views} {args.bf16} {device.type}".encode()).hexdigest()
-    file = Path(args.out) / args.dataset / f"answers-{key[:16]}.pt"
+    key = hashlib.sha256(f"{data.fingerprint} {views} {args.bf16} {device.type}".encode())
+    for weight in teacher.state_dict().values():
+        key.update(weight.cpu().numpy())
+    file = Path(args.out) / args.dataset / f"answers-{(key := key.hexdigest())[:16]}.pt"
     features = data.input.get("max_length") or (args.image_size // args.patch_size) ** 2
     keep, logits = (torch.zeros(views, len(data.train), width, dtype=torch.float16) for width in (features, len(data.classes)))
     try:
@@ -615,7 +617,7 @@ def experiment(args, data, device):
             path = to_train[-1] / "best.pt"
         vocabulary = data.input.get("vocabulary")
         network, info = load_teacher(path, device, classes=data.classes, vocabulary=vocabulary, **input_shape(args, vocabulary))
-        teacher = network, answers_of(network, path, data, args, device)
+        teacher = network, answers_of(network, data, args, device)
 
     results = {method: [] for method in methods}
     for config in runs:
