@@ -419,9 +419,9 @@ def fetch_hub(repo, *filenames):
 
 def fetch_archive(url, md5, archive, name):
     """-> the folder `name` beside the archive: unless it is there, the archive is downloaded where missing, verified and unpacked."""
-    from torchvision.datasets.utils import check_integrity, extract_archive  # here, for it takes half of all imports' time
     folder = archive.parent / name
     if not folder.is_dir():
+        from torchvision.datasets.utils import check_integrity, extract_archive  # imported here: it takes 1.5 s
         if not archive.exists():
             download(url, archive, md5)
         if not check_integrity(archive, md5):

@@ -77,7 +77,7 @@ def pack(mask, *tensors):
 class Block(nn.Module):
     """One encoder layer, (B, T, dim) -> (B, T, dim): attention, then MLP, each added to what it read. ViT normalises before,
     x + f(norm(x)), "pre-norm"; BERT after, norm(x + f(x)), "post-norm". visible (B, 1, 1, T) or None: see `masked_attention`.
-    rows: the first so many positions alone, which attend to all -> (B, rows, dim)."""
+    rows: compute the first `rows` positions only, which still attend to all -> (B, rows, dim)."""
 
     def __init__(self, *, dim, heads, mlp_dim, pre_norm, eps=1e-12):
         super().__init__()
@@ -106,7 +106,7 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim), the normalised last hidden states: of [CLS], always
     visible, then of the N = (image_size / patch_size)^2 patches, row by row. packed (`drop` only): -> (B, 1 + L, dim), see `pack`.
-    rows: the first so many alone, -> (B, rows, dim)."""
+    rows: of the last block compute the first `rows` positions only, -> (B, rows, dim)."""
 
     def __init__(self, *, dim, depth, heads, image_size, patch_size, masking="zero", mlp_dim=None, eps=1e-12):
         super().__init__()
@@ -205,7 +205,7 @@ class Predictor(nn.Module):
         possible = self.backbone.masking == "drop" and not (mask is not None and mask.requires_grad and torch.is_grad_enabled())
         demand(possible or not packed, "packed=True needs a backbone with masking='drop' and a mask without gradient: leave packed out")
         packed = (possible and not self.training) if packed is None else packed
-        # Of the last block only [CLS] is computed: a fifth off a predictor of 4 blocks, a fourteenth off one of 12, there and back.
+        # Of the last block, what comes after keys and values is computed for [CLS] alone: by FLOP, a fifth less with 4 blocks, a sixteenth with 12.
         return self.head(self.backbone(x, mask, packed, rows=1)[:, 0])
 
 class SelectAll(nn.Module):
@@ -253,9 +253,9 @@ def load(path, device="cpu"):
     file into an input, see data.read_input), `fingerprint` of the training data, `metric` (on dev)."""
     checkpoint = read_dict(path, "checkpoint", advice := "give the best.pt of a finished run", device)
     demand({"weights", "model", "classes", "input"} <= checkpoint.keys(), f"{path} is not a checkpoint of train.py: {advice}")
-    with torch.device("meta"):  # shapes alone: weights need not be drawn that the file's replace
+    with torch.device("meta"):  # shapes alone: no weights are drawn only to be replaced by the file's
         model = build(**checkpoint["model"])
-    model.load_state_dict(checkpoint.pop("weights"), assign=True)
+    model.load_state_dict({name: weight.float() for name, weight in checkpoint.pop("weights").items()}, assign=True)
     return model.to(device).eval(), checkpoint
 
 def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):

@@ -46,7 +46,7 @@ COLUMNS = ["student", "teacher", "image_size", "patch_size", "max_length", "epoc
            "dropout", "rate", "lambda_select", "masking"]
 DEFAULTS = {name: dict(zip(COLUMNS, row)) for name, row in {
     #                 student       teacher        pixels: side, patch | tokens  epochs  batch  lr    decay dropout rate  select masking
-    "glyphs":        ("vit_nano",   "vit_micro",    32,   4,    None,  4,  6,     64,    1e-3, 1e-3, 0.1,    0.10, 1e-2, "zero"),
+    "glyphs":        ("vit_nano",   "vit_micro",    32,   4,    None,  4,  8,     64,    1e-3, 1e-3, 0.1,    0.10, 1e-2, "zero"),
     "phrases":       ("bert_nano",  "bert_micro",   None, None, 32,    5,  8,     64,    1e-3, 0.0,  0.1,    0.15, 1e-2, "zero"),
     "image":         ("vit_tiny",   "vit_base",     224,  16,   None,  35, 35,    32,    1e-5, 1e-3, 0.1,    0.15, 1e-2, "drop"),
     "text":          ("bert_mini",  "bert_base",    None, None, 256,   35, 35,    32,    1e-5, 0.0,  0.5,    0.10, 1e-4, "drop"),
@@ -61,7 +61,7 @@ OPTIONS = {"cls": ["dataset", "data_dir", "limit", "init", "views", "masking", "
 OPTIONS["re"] = OPTIONS["cls"] + ["rate", "lambda_select", "tau_start", "tau_end", "schedule", "eval_mask"]
 OPTIONS["rekd"] = OPTIONS["re"] + ["alpha", "lambda_rationale", "distil", "teacher_reads", "kd_noise", "teacher", "teacher_checkpoint"]
 REKD_LOSS_OPTIONS = ["rate", "alpha", "lambda_select", "lambda_rationale", "distil", "teacher_reads", "kd_noise"]
-LARGE = 128  # examples a batch where nothing is learned: fast, and at 224 px a ViT-Base then needs less memory than in training
+LARGE = 128  # examples a batch where nothing is learned: fast, and at 224 px less memory than training on the paper's batches of 32
 
 def parse_args():
     def number(kind, low, high=float("inf"), above=False):
@@ -125,7 +125,7 @@ def parse_args():
     add("--dropout", "in the heads; the paper: 0.1 for ViT, 0.5 for BERT", type=number(float, 0, 0.99))
     # machine
     add("--device", "auto (cuda where there is one), cpu, cuda, ...", default="auto")
-    add("--bf16", "bfloat16 autocast on a CPU too: slow but where it has avx512_bf16 or AMX (default: on CUDA only)", action="store_true")
+    add("--bf16", "bfloat16 autocast on a CPU too: slower, unless it has avx512_bf16 or AMX (default: on CUDA only)", action="store_true")
     add("--compile", "torch.compile the networks (default: no; the first steps take minutes, the others less)", action="store_true")
     add("--resume", "go on with an interrupted run of the same command; finished runs are not repeated", action="store_true")
     add("--out", "where runs are written", default="runs")
@@ -230,17 +230,17 @@ def find_teacher(args, config, data):
             return run / "best.pt"
 
 @torch.no_grad()
-def answers_of(teacher, data, args, device):
+def answers_of(teacher, shape, data, args, device):
     """What the frozen teacher says of every training example in every view: keep_logits (V, n, N) and logits (V, n, C), float16.
 
-    A constant, so it is computed once and kept for later runs, in a file named by a hash of the teacher, the data and the number of views.
+    The teacher is frozen and the views are fixed, so it is computed once and kept for later runs, in a file named by a hash of all it hangs on.
     (TinyViT, arXiv 2207.10666, stores a teacher's logits so; it must see the very view that its student sees: arXiv 2106.05237.)
     """
     views = 1 if data.views is None else len(data.views)
-    key = hashlib.sha256(f"{data.fingerprint} {views} {args.bf16} {device.type}".encode())
+    digest = hashlib.sha256(f"{shape} {data.fingerprint} {views} {args.bf16} {device.type}".encode())
     for weight in teacher.state_dict().values():
-        key.update(weight.cpu().numpy())
-    file = Path(args.out) / args.dataset / f"answers-{(key := key.hexdigest())[:16]}.pt"
+        digest.update(weight.cpu().numpy())
+    file = Path(args.out) / args.dataset / f"answers-{(key := digest.hexdigest())[:16]}.pt"
     features = data.input.get("max_length") or (args.image_size // args.patch_size) ** 2
     keep, logits = (torch.zeros(views, len(data.train), width, dtype=torch.float16) for width in (features, len(data.classes)))
     try:
@@ -617,7 +617,7 @@ def experiment(args, data, device):
             path = to_train[-1] / "best.pt"
         vocabulary = data.input.get("vocabulary")
         network, info = load_teacher(path, device, classes=data.classes, vocabulary=vocabulary, **input_shape(args, vocabulary))
-        teacher = network, answers_of(network, data, args, device)
+        teacher = network, answers_of(network, info["model"], data, args, device)
 
     results = {method: [] for method in methods}
     for config in runs:

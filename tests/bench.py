@@ -5,7 +5,7 @@
 
 The variants of a group take turns (A B C, C B A, ...), so that a busy machine slows them alike; ms is the median over the rounds, CPU that
 of all threads' time. `ratio` is a variant's ms over that of its group's first, in brackets its range over the rounds: above 1, the first is
-faster. The second ratio is that of the CPU times, steadier where cores are shared. float32; on CUDA also bfloat16 autocast, on a CPU that has it in one row. Random networks, no downloads.
+faster. The second ratio is that of the CPU times, steadier where cores are shared. float32; on CUDA also bfloat16 autocast, on a CPU with bfloat16 instructions in one row of section 2. Random networks, no downloads.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def measure(title, variants, dtype, note=""):
             SYNC(), wall[name].append((time.perf_counter() - before[0]) / repeat[name]), cpu[name].append((time.process_time() - before[1]) / repeat[name])
     first, times = next(iter(runs)), {name: median(wall[name]) for name in runs}
     for name in variants:
-        row = f"{title}, {dtype}".replace("torch.", "").ljust(48) + f" {name:<34} "
+        row = f"{title}, {dtype}".replace("torch.", "").ljust(48) + f" {name:<36} "
         if name in runs:
             each = [a / b for a, b in zip(wall[name], wall[first])]
             row += (f"{1e3 * times[name]:>9.2f} {1e3 * median(cpu[name]):>9.2f} {times[name] / times[first]:>6.2f} ({min(each):.2f}-{max(each):.2f}) {median(cpu[name]) / median(cpu[first]):>6.2f}"
@@ -103,7 +103,7 @@ def train_step(model, loss, dtype, update=True):
 
 
 def rekd_step(kind, variant, dtype):
-    """variant: "transformers", or "MASKING, teacher reads WHOSE" mask."""
+    """variant: "transformers", or "MASKING[, cache], teacher reads WHOSE" mask."""
     (x, y), plain, reads = inputs(kind, BATCH), variant == "transformers", variant.split()[-1]
     make = lambda preset: Plain(preset, shape_of(kind), 10).to(DEVICE) if plain else ours(kind, preset, variant[:4])
     student, teacher = make(STUDENT[kind]), make(TEACHER[kind]).eval().requires_grad_(False)
@@ -140,7 +140,7 @@ def steps(kind, dtype):
     """2. A REKD step, and its parts (of the cached one where the teacher reads its own mask)"""
     title, steps = f"REKD step, {STUDENT[kind]} <- {TEACHER[kind]}", {v: rekd_step(kind, v, dtype) if v != "transformers" or v in VERSIONS else None for v in REKD}
     if BF16:
-        steps[CACHED + ", bf16"] = rekd_step(kind, CACHED, torch.bfloat16)
+        steps["drop, cache, teacher, in bfloat16"] = rekd_step(kind, CACHED, torch.bfloat16)
     model, teacher, (x, y), (texts, labels) = *(ours(kind, size[kind], "drop") for size in (STUDENT, TEACHER)), inputs(kind, BATCH), inputs(kind, 256)
     split = Split(texts, labels, lengths=(texts != 0).sum(1).cpu()) if kind == "bert" else Split((255 * torch.rand(256, 3, 32, 32, device=DEVICE)).byte(), labels)
     data, history = Dataset("", [], split, None, None, {"image_size": FULL["vit"]}, torch.randint(2, (1, 256, 3), device=DEVICE), ""), torch.zeros(6, device=DEVICE)
@@ -149,16 +149,17 @@ def steps(kind, dtype):
     known = keep.detach()[..., 0].half(), torch.randn(BATCH, 10, device=DEVICE).half()
     student = train_step(model, lambda: re_losses(model, x, y, tau=1.0, rate=RATE[kind], lambda_select=0.01)["loss"], dtype, update=False)
     student()  # AdamW needs gradients
-    parts = {"student there and back": student, "AdamW": torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True).step,
+    parts = {"student, forward and backward": student, "AdamW": torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True).step,
              "sampling and losses": lambda: rekd_losses(stub, stub, x, y, **METHOD, rate=RATE[kind], teacher_reads="teacher", known=known)["loss"].backward(),
              "data.batches": lambda: next(data.batches(split, BATCH, torch.randperm(256), view=0)),
              "logging": lambda: [history[i].copy_(labels[i]) for i in range(6)]}
     times = measure(title, {**steps, **parts, "asking the teacher": torch.no_grad()(amp(dtype)(lambda: teacher(x)))}, dtype)
     share = {part: times[part] / times[CACHED] for part in parts}
-    print(f"  parts of \"{CACHED}\": {', '.join(f'{part} {of:.2%}' for part, of in share.items())}")
+    print(f"  parts of \"{CACHED}\" (the student's also hold RE's sampling and losses): {', '.join(f'{part} {of:.2%}' for part, of in share.items())}")
     if "transformers" in times:
-        spread = times[CACHED] + VIEWS / EPOCHS * times["asking the teacher"]
-        ratios = {**{v: times["transformers"] / times[v] for v in REKD[:-1]}, f"\"{CACHED}\" with its cache made, {VIEWS} views in {EPOCHS} epochs": times["transformers"] / spread}
+        views = VIEWS if kind == "vit" else 1  # texts are not augmented
+        spread = times[CACHED] + views / EPOCHS * times["asking the teacher"]
+        ratios = {**{v: times["transformers"] / times[v] for v in REKD[:-1]}, f"{CACHED}, and its answers, {views} a text or image in {EPOCHS} epochs": times["transformers"] / spread}
         print("  transformers / ours:", *(f"{ratio:>8.2f}  {v}" for v, ratio in ratios.items()), sep="\n  ")
 
 
@@ -178,7 +179,7 @@ def growth(kind, dtype):
     for variant in REKD[:1] if args.quick else REKD[::2] + REKD[-1:] * ("transformers" in VERSIONS) if dtype == DTYPES[-1] else ():
         command = [sys.executable, __file__, "--threads", str(args.threads), *["--quick"] * args.quick, "--memory", kind, variant]
         peak = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-        print(f"{f'memory, {STUDENT[kind]} <- {TEACHER[kind]}':<48} {variant:<34} {peak}")
+        print(f"{f'memory, {STUDENT[kind]} <- {TEACHER[kind]}':<48} {variant:<36} {peak}")
     steps, cases = {}, [(BATCH, size) for size in SIZES[kind]] + [(batch, FULL[kind]) for batch in BATCHES if batch != BATCH]
     for batch, size in cases:
         model, (x, y) = ours(kind, STUDENT[kind], size=size), inputs(kind, batch, size)
@@ -207,5 +208,5 @@ else:
     print(f"torch {torch.__version__}, timm {VERSIONS.get('timm')}, transformers {VERSIONS.get('transformers')}; {hardware(DEVICE)}; at most {args.rounds} rounds")
     for section in (forwards, steps, packed, growth):
         for dtype in DTYPES if int(section.__doc__[0]) in args.only else ():
-            print(f"\n{section.__doc__}\n{'':<83} {'ms':>9} {'CPU ms':>9}  ratio (range)      CPU  rounds x calls")
+            print(f"\n{section.__doc__}\n{'':<85} {'ms':>9} {'CPU ms':>9}  ratio (range)      CPU  rounds x calls")
             section("vit", dtype), section("bert", dtype)
