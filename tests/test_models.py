@@ -104,6 +104,10 @@ def test_load_gives_back_the_model_in_eval_mode(tmp_path):
     assert isinstance(loaded, Rationalist) and not loaded.training
     assert torch.equal(loaded(pixels).logits, model(pixels).logits)
     assert info["classes"][3] == "3" and info["config"] == {"seed": 1} and "weights" not in info
+    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())            # it can be trained on
+    saved = torch.load(tmp_path / "best.pt", weights_only=True)
+    torch.save({**saved, "weights": {name: p.bfloat16() for name, p in saved["weights"].items()}}, tmp_path / "half.pt")
+    assert load(tmp_path / "half.pt")[0](pixels).logits.dtype == torch.float32                     # a file of half the size
 
 
 def test_load_refuses_missing_damaged_foreign_and_malicious_files_with_a_sentence(tmp_path):

@@ -477,6 +477,8 @@ def test_the_answers_of_the_teacher_are_kept_reused_and_rebuilt_when_torn(run, m
     assert torch.equal(torch.load(file, weights_only=True)["logits"], kept["logits"])
     run("--epochs 2 --seed 7 --views 2")
     assert len(list(run.folder.glob("answers-*"))) == 2                         # other views, other answers
+    run("--epochs 2 --rate 0.6")
+    assert len(list(run.folder.glob("answers-*"))) == 3                         # another teacher
 
 
 @pytest.mark.parametrize("teacher_reads", ["teacher", "student"])
