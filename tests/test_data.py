@@ -250,3 +250,16 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do_by_hand(tmp_path, 
     assert not list((tmp_path / "data").iterdir())
     (tmp_path / "data" / "cifar-100-python.tar.gz").write_bytes(whole)    # put there by hand, as told
     assert len(load_dataset("cifar100", tmp_path / "data").test) == 10
+
+
+def test_the_fingerprint_is_of_every_pixel(monkeypatch):
+    """What a teacher said of other pixels must not be reused."""
+    before, original = load_dataset("glyphs", limit=100), data.BUILT_IN["glyphs"]
+
+    def one_pixel_changed():
+        train, *others = original()
+        train.x[data.stratified_order(train.y)[len(train) // 5 + 37], 1, 5, 7] ^= 1               # of the 38th training example
+        return train, *others
+    monkeypatch.setitem(data.BUILT_IN, "glyphs", one_pixel_changed)
+    after = load_dataset("glyphs", limit=100)
+    assert (after.train.x != before.train.x).sum() == 1 and after.fingerprint != before.fingerprint
