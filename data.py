@@ -1,17 +1,35 @@
 """The data of REKD: whole tensors in, batches out. No worker processes, no per-image Python.
 
-A data set is a few tensors on the training device: uint8 pixels at their native size, or int32 token ids. A batch is an index select; crop,
-flip, resize and normalise are batched (the paper's recipe: crop and flip at 32 px, then resize); texts are trimmed to the longest of a batch.
+A data set is a few tensors on the training device: uint8 pixels at their native size, or int32
+token ids. A batch is an index select; crop, flip, resize and normalise are batched (the paper's
+recipe: crop and flip at 32 px, then resize); texts are trimmed to the longest of a batch.
 
 `load_dataset(NAME)` finds, in this order,
-    a built-in set    glyphs (digits among clutter), phrases (opinions among small talk), made in a second, with the true rationale of every example
+    a built-in set    glyphs (digits among clutter), phrases (opinions among small talk): made in
+                      a second, with the true rationale of every example
     a local folder    <data-dir>/NAME/{train,test}/<class>/*.(png|jpg|jpeg|txt)
-    a download        cifar10, cifar100 (100 classes), cifar100_coarse (the 20 of the paper's "CIFAR 100"), imdb
-This file imports no other file of the repository and can be copied alone. See it at work:    python train.py
+    a download        cifar10, cifar100 (100 classes), cifar100_coarse (the 20 of the paper's
+                      "CIFAR 100"), imdb
+This file imports no other file of the repository and can be copied alone. See it at work:
+
+    python train.py
 """
 
-import contextlib, functools, hashlib, http.client, os, pickle, random, re, string, sys, tempfile, time, unicodedata, urllib.request
-from dataclasses import dataclass
+import contextlib
+import hashlib
+import http.client
+import os
+import pickle
+import random
+import re
+import string
+import sys
+import tempfile
+import unicodedata
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +38,39 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps  # comes with torchvision
 from tqdm import tqdm
 
-DATA_SEED = 2026  # fixes what is train and what is dev; --seed does not touch it, so a teacher never saw its student's dev data
+# Fixes what is train and what is dev, the views and the vocabulary. --seed does not touch it, so
+# one teacher serves all seeds and never saw its student's dev data.
+DATA_SEED = 2026
 FILES = {"image": (".png", ".jpg", ".jpeg"), "text": (".txt",)}
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: its text is one sentence that says how."""
 
+
+# ---------------------------------------------------------------- a data set and its batches
+
+
 @dataclass
 class Split:
-    x: torch.Tensor                      # (n, 3, H, W) uint8 pixels, or (n, max_length) int32 token ids, 0 = padding
+    # (n, 3, H, W) uint8 pixels, or (n, max_length) int32 token ids, 0 = padding. None: the texts
+    # are not encoded yet, see `text_split`.
+    x: torch.Tensor | None
     y: torch.Tensor                      # (n,) int64 class
-    truth: torch.Tensor | None = None    # (n, N) bool, the true rationale on the grid of features, where it is known
+    truth: torch.Tensor | None = None    # (n, N) bool, the true rationale, if known
     lengths: torch.Tensor | None = None  # text: (n,) tokens without padding; stays on the host
-    docs: torch.Tensor | None = None     # text: (n,) which texts of Dataset.corpus these are; on the host
+    docs: torch.Tensor | None = None     # text: (n,) which texts of the corpus; on the host
 
     def __len__(self):
         return len(self.y)
 
-    def select(self, index):
-        return Split(*(None if t is None else t[index] for t in vars(self).values()))
+    def select(self, rows):
+        return Split(*(None if t is None else t[rows] for t in vars(self).values()))
 
     def to(self, device):
-        return Split(self.x.to(device), self.y.to(device), None if self.truth is None else self.truth.to(device), self.lengths, self.docs)
+        truth = None if self.truth is None else self.truth.to(device)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), truth=truth)
+
 
 @dataclass
 class Dataset:
@@ -50,197 +79,321 @@ class Dataset:
     train: Split
     dev: Split              # a stratified 20 % of the training set: chooses the checkpoint
     test: Split             # touched once, at the end
-    input: dict             # what turns a file, or raw pixels, into an input of the model, see `read_input`
-    views: torch.Tensor | None  # images that are augmented: (V, n, 3), how training example i is cropped and flipped in view v
+    input: dict             # what turns a file into an input of the model, see `read_input`
+    views: torch.Tensor | None  # (V, n, 3): crop and flip of training example i in view v
     fingerprint: str        # of the training data: a teacher is reused only where it is the same
-    corpus: object = None   # text: the words, for showing them
+    corpus: object = None   # text: the words and where they come from, for showing them
 
     def batches(self, split, batch_size, order=None, view=None):
-        """Yields x (B, 3, S, S) float or (B, T) ids, y (B,). `order`: (n,) index on the host; None: all, as they come.
+        """Yields rows (B,) of the split, on the host; x (B, 3, S, S) or token ids (B, T); y (B,).
 
-        A view is a fixed crop and flip of each training image, so what a frozen teacher says of it can be computed once.
-
-        T is the longest of the batch, rounded up to a multiple of 32 so that shapes are few; read on the host: nothing waits for the device.
+        order: (n,) rows in their order, on the host; None: all, as they come. A view is a fixed
+        crop and flip of each training image, so that what a frozen teacher says of it can be
+        computed once.
         """
-        order = torch.arange(len(split)) if order is None else order
-        for rows, index in zip(order.split(batch_size), order.to(split.y.device).split(batch_size)):
+        if order is None:
+            order = torch.arange(len(split))
+        on_device = order.to(split.y.device)
+        for rows, index in zip(order.split(batch_size), on_device.split(batch_size)):
             x = split.x[index]
             if split.lengths is not None:
-                x = x[:, :-(-int(split.lengths[rows].max()) // 32) * 32]
+                # The longest of the batch, rounded up to a multiple of 32: few shapes. Lengths
+                # are on the host, so nothing waits for the device.
+                longest = int(split.lengths[rows].max())
+                x = x[:, :32 * ((longest + 31) // 32)]
             else:
-                x = x if view is None or self.views is None else crop_and_flip(x, self.views[view % len(self.views), index])
+                if view is not None and self.views is not None:
+                    x = crop_and_flip(x, self.views[view % len(self.views), index])
                 x = to_input(x, self.input["image_size"])
-            yield x, split.y[index]
+            yield rows, x, split.y[index]
+
+    def text(self, split, i):
+        """Example i as it was written."""
+        doc = int(split.docs[i])
+        paths = self.corpus.paths
+        return self.corpus.texts[doc] if paths is None else read_text(paths[doc])[0]
+
+
+def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4,
+                 max_length=128, vocab=None, views=4, device="cpu"):
+    """-> Dataset on `device`. A user's mistake is a UserError.
+
+    Trains on a stratified `limit` of examples, all if None. Texts become at most max_length
+    tokens, by the WordPiece vocabulary of the file `vocab`, or else by the words of the training
+    texts.
+    """
+    whole, test, classes, corpus = read_dataset(name, Path(data_dir), image_size)
+    if limit is not None and limit < len(classes):
+        raise UserError(f"--limit {limit} is less than one example for each of the {len(classes)} "
+                        f"classes of {name}")
+    train_rows, dev_rows = train_and_dev(whole.y, limit)
+    splits = [whole.select(train_rows), whole.select(dev_rows), test]
+    crops = None
+    if corpus is None:
+        input = {"kind": "image", "image_size": image_size}
+        splits = [image_split(split, image_size // patch_size) for split in splits]
+        if name not in BUILT_IN:  # a glyph's mirror image is no digit
+            crops = draw_views(whole.x, views)[:, train_rows].to(device)
+    else:
+        tokenizer = WordPiece(vocab or corpus.vocabulary(splits[0].docs))
+        input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
+        splits = [text_split(split, corpus, tokenizer, max_length) for split in splits]
+    digest = fingerprint(train_rows, splits[0], classes)
+    train, dev, test = (split.to(device) for split in splits)
+    return Dataset(name, classes, train, dev, test, input, crops, digest, corpus)
+
+
+def read_dataset(name, data_dir, image_size):
+    """-> the training set with dev, the test set, classes, corpus (of texts; None for images)."""
+    kind_of(name, data_dir)  # a UserError if there is no such set
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    if (data_dir / name).is_dir():
+        return read_folder(data_dir / name, image_size)
+    return DOWNLOADS[name](data_dir)
+
 
 def kind_of(name, data_dir="data"):
-    """ "image" or "text", by the name of the set or the endings of its files. A set that is nowhere is a UserError."""
-    folder = Path(data_dir) / name
-    if name not in (*BUILT_IN, *DOWNLOADS) and not (folder.is_dir() and len(Path(name).parts) == 1):  # a name: runs are kept under it
-        local = sorted(p.parent.name for p in Path(data_dir).glob("*/train") if p.is_dir())
-        raise UserError(f"no data set {name!r}: there are {', '.join([*BUILT_IN, *DOWNLOADS])}, and in {data_dir}/ "
-                        f"{', '.join(local) or 'none yet'}; your own goes into {Path(data_dir) / folder.name}/{{train,test}}/<class>/")
-    folders = sorted(path for path in (folder / "train").glob("[!.]*") if path.is_dir())
-    if name not in BUILT_IN and folders:
-        names = [name.lower() for name in os.listdir(folders[0])]  # by majority: a folder of images may hold a readme.txt
-        return max(FILES, key=lambda kind: sum(name.endswith(FILES[kind]) for name in names))
+    """ "image" or "text", by the set's name or the endings of its files. UserError: no such set."""
+    known = [*BUILT_IN, *DOWNLOADS]
+    local = sorted(path.parent.name for path in Path(data_dir).glob("*/train"))
+    if name not in known + local:
+        raise UserError(f"no data set {name!r}: there are {', '.join(known)}, and in {data_dir}/ "
+                        f"{', '.join(local) or 'none yet'}; your own goes into "
+                        f"{Path(data_dir, Path(name).name)}/{{train,test}}/<class>/")
+    folders = class_folders(Path(data_dir, name, "train"))
+    if folders and name not in BUILT_IN:
+        names = [file.lower() for file in os.listdir(folders[0])]
+        # by majority: a folder of images may hold a readme.txt
+        return max(FILES, key=lambda kind: sum(file.endswith(FILES[kind]) for file in names))
     return "text" if name in ("phrases", "imdb") else "image"
 
-def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4, max_length=128, vocab=None, views=4, device="cpu"):
-    """-> Dataset on `device`. Trains on a stratified `limit` of examples, all if None. A user's mistake is a UserError.
 
-    Texts become at most max_length tokens, by the WordPiece vocabulary of the file `vocab`, or else by the words of the training texts.
-    """
-    kind_of(name, data_dir)  # a UserError if there is no such set
-    folder = Path(data_dir) / name
-    if name in BUILT_IN:
-        train, test, classes, corpus = BUILT_IN[name]()
-    else:
-        train, test, classes, corpus = read_folder(folder, image_size) if folder.is_dir() else DOWNLOADS[name](Path(data_dir))
-    order = stratified_order(train.y)
-    dev, rest = order.tensor_split([max(len(order) // 5, 1)])
+def train_and_dev(y, limit=None):
+    """-> the rows of train and of dev, a fifth of all. The rows of a smaller limit are among
+    those of a greater one."""
+    order = stratified_order(y)
+    dev, train = order.tensor_split([max(len(order) // 5, 1)])
     if limit is not None:
-        if limit < len(classes):
-            raise UserError(f"--limit {limit} is less than one example for each of the {len(classes)} classes of {name}")
-        dev, rest = dev[:max(limit // 4, 1)], rest[:limit]
-    crops = None
-    if not corpus and name not in BUILT_IN:  # crop: 0 .. 1/4 of a side, two of them; flip: 0 or 1; by (data seed, view, example), whatever the limit
-        size = torch.tensor([train.x.shape[2] // 8 * 2 + 1, train.x.shape[3] // 8 * 2 + 1, 2])
-        draws = [torch.rand(len(train), 3, generator=torch.Generator().manual_seed(DATA_SEED + view)) for view in range(views)]
-        crops = (torch.stack(draws)[:, rest] * size).long().to(device)
-    train, dev = train.select(rest), train.select(dev)
-    input = {"kind": "image", "image_size": image_size}
-    if corpus:
-        tokenizer = WordPiece(vocab or corpus.vocabulary(train.x))
-        ids, lengths = corpus.encode(tokenizer, max_length)
-        input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
-    for split in (train, dev, test):
-        if corpus:
-            split.x, split.lengths, split.docs = ids[split.x], lengths[split.x], split.x
-        if split.truth is not None and corpus:  # of every piece of a true word, after [CLS]
-            rows = [[t for w, t in zip(corpus[doc], row) for _ in tokenizer.pieces(w)] for doc, row in zip(split.docs, split.truth.tolist())]
-            split.truth = torch.tensor([[False, *row[:max_length - 1], *[False] * (max_length - 1 - len(row))] for row in rows])
-        elif split.truth is not None:           # (n, H, W) -> (n, N): a feature is part of the truth if it touches it
-            split.truth = F.adaptive_max_pool2d(split.truth.float(), image_size // patch_size).flatten(1).bool()
-    digest = hashlib.sha256(rest.numpy())
-    digest.update(train.y.numpy()), digest.update(train.x.contiguous().numpy())
-    return Dataset(name, classes, train.to(device), dev.to(device), test.to(device),
-                   input, crops, digest.hexdigest()[:16], corpus)
+        return train[:limit], dev[:max(limit // 4, 1)]
+    return train, dev
+
 
 def stratified_order(y):
-    """An order of the examples, random but for this: every prefix holds the classes in their shares. (n,) -> (n,) index."""
+    """(n,) classes -> (n,) rows, in random order but for this: every prefix holds the classes in
+    their shares."""
     generator = torch.Generator().manual_seed(DATA_SEED)
     key = torch.empty(len(y), dtype=torch.float64)
     for c in y.unique():
         of_class = (y == c).nonzero().squeeze(1)
-        shuffled = of_class[torch.randperm(len(of_class), generator=generator)]
-        key[shuffled] = (torch.arange(len(of_class), dtype=torch.float64) + 0.5) / len(of_class)
+        n = len(of_class)
+        shuffled = of_class[torch.randperm(n, generator=generator)]
+        key[shuffled] = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     return key.argsort(stable=True)
 
-# ---------------------------------------------------------------- from pixels to inputs
-def to_input(pixels, image_size):
-    """uint8 (B, 3, H, W) -> float (B, 3, image_size, image_size), normalised by ImageNet's mean and standard deviation of each colour."""
-    x = pixels.float() / 255
-    if x.shape[2:] != (image_size, image_size):
-        x = F.interpolate(x, size=(image_size, image_size), mode="bilinear", antialias=True)
-    red, green, blue = x.unbind(1)  # plain numbers: a tensor of them would have to travel to the device, and wait for it
-    return torch.stack([(red - 0.485) / 0.229, (green - 0.456) / 0.224, (blue - 0.406) / 0.225], 1)
+
+def image_split(split, grid):
+    """Truth of pixels -> of the grid of patches: one is part of it if it touches it."""
+    if split.truth is None:
+        return split
+    truth = F.adaptive_max_pool2d(split.truth.float(), grid)  # (n, H, W) -> (n, grid, grid)
+    return replace(split, truth=truth.flatten(1).bool())      # (n, N)
+
+
+def text_split(split, corpus, tokenizer, max_length):
+    """Documents -> token ids and their lengths, truth of words -> of tokens."""
+    rows = [tokenizer.encode_words(corpus[doc], max_length) for doc in split.docs]
+    x = padded(rows, max_length, torch.int32)
+    lengths = torch.tensor([len(row) for row in rows])
+    truth = split.truth
+    if truth is not None:
+        rows = [token_truth(tokenizer, corpus[doc], true) for doc, true in zip(split.docs, truth)]
+        truth = padded([row[:max_length] for row in rows], max_length, torch.bool)
+    return replace(split, x=x, truth=truth, lengths=lengths)
+
+
+def token_truth(tokenizer, words, truth):
+    """-> list of bool, [CLS] first: every piece of a true word is true."""
+    tokens = [False]
+    for word, true in zip(words, truth.tolist()):
+        tokens += [true] * len(tokenizer.pieces(word))
+    return tokens
+
+
+def padded(rows, width, dtype):
+    """Lists of different lengths -> (n, width), 0 behind the end of each."""
+    table = torch.zeros(len(rows), width, dtype=dtype)
+    for row, values in zip(table, rows):
+        row[:len(values)] = torch.tensor(values, dtype=dtype)
+    return table
+
+
+def fingerprint(rows, train, classes):
+    digest = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape"))
+    for tensor in (rows, train.y, train.x.contiguous()):
+        digest.update(tensor.numpy())
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- images
+
+
+def draw_views(x, views):
+    """-> (V, n, 3): top and left of the crop in the padded image, 0 .. 1/4 of a side; flip 0 or 1.
+
+    They hang on the data seed, the view and the example, whatever the limit.
+    """
+    height, width = x.shape[2:]
+    choices = torch.tensor([height // 8 * 2 + 1, width // 8 * 2 + 1, 2])
+    draws = []
+    for view in range(views):
+        generator = torch.Generator().manual_seed(DATA_SEED + view)
+        draws.append(torch.rand(len(x), 3, generator=generator))
+    return (torch.stack(draws) * choices).long()
+
 
 def crop_and_flip(pixels, views):
-    """Zero-pad by 1/8 (4 px at 32) and crop, flip: one gather for the batch. (B, C, H, W), views (B, 3): top, left, flip."""
+    """Zero-pad by 1/8 (4 px at 32) and crop, flip: one gather for the batch.
+
+    pixels (B, C, H, W), views (B, 3): top, left, flip -> (B, C, H, W)
+    """
     B, C, H, W = pixels.shape
-    device, pad = pixels.device, H // 8
-    top, left, flip = views.unsqueeze(1).unbind(2)                                                # (B, 1) each
-    rows, columns = top + torch.arange(H, device=device), torch.arange(W, device=device).expand(B, W)
-    columns = left + torch.where(flip.bool(), columns.flip(1), columns)                           # (B, W) in the padded image
-    padded = F.pad(pixels, (pad, pad, pad, pad)).permute(0, 2, 3, 1)                              # (B, H + 2 pad, W + 2 pad, C)
-    example = torch.arange(B, device=device)[:, None, None]
-    return padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)             # (B, C, H, W)
+    pad = H // 8
+    top, left, flip = views.unbind(1)                                  # (B,) each
+    padded = F.pad(pixels, (pad, pad, pad, pad))
+    windows = padded.unfold(2, H, 1).unfold(3, W, 1)                   # (B, C, tops, lefts, H, W)
+    crops = windows[torch.arange(B, device=pixels.device), :, top, left]  # (B, C, H, W)
+    return torch.where(flip[:, None, None, None].bool(), crops.flip(3), crops)
+
+
+def to_input(pixels, image_size):
+    """uint8 (B, 3, H, W) -> float (B, 3, image_size, image_size), normalised by ImageNet's mean
+    and standard deviation of each colour."""
+    x = pixels.float() / 255
+    size = (image_size, image_size)
+    if x.shape[2:] != size:
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    # Plain numbers: a tensor of them would have to travel to the device, and wait for it.
+    red, green, blue = x.unbind(1)
+    red = (red - 0.485) / 0.229
+    green = (green - 0.456) / 0.224
+    blue = (blue - 0.406) / 0.225
+    return torch.stack([red, green, blue], 1)
+
 
 def read_image(path, size=None):
-    """A PNG or JPEG of any size and mode -> uint8 (3, H, W) RGB; with `size`, resized (not cropped) to size x size."""
+    """A PNG or JPEG of any size and mode -> uint8 (3, H, W) RGB; with `size`, resized (not
+    cropped) to size x size."""
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
-                image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
-            if image.has_transparency_data:  # on white: what lies under transparent pixels is arbitrary
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
+            image = to_rgb(ImageOps.exif_transpose(image))
             if size is not None and image.size != (size, size):
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     except FileNotFoundError:
         raise UserError(f"no image file {path}") from None
-    except Exception as error:  # a damaged file fails in many ways: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # a damaged file: OSError, SyntaxError, struct.error, ...
         raise UserError(f"{path} cannot be read as an image ({error}): mend or remove it") from None
 
-def read_input(path, input):
-    """A file of your own -> x, ready for a model whose `info["input"]` is `input`: (1, 3, S, S), or (1, T) token ids."""
-    if input["kind"] == "text":
-        return torch.tensor([WordPiece(input["vocabulary"]).encode(read_text(path)[0], input["max_length"])], dtype=torch.int32)
-    return to_input(read_image(path, input["image_size"])[None], input["image_size"])
 
-def read_text(path):
-    """A UTF-8 file -> its text, with undecodable bytes replaced, and their count. An empty or binary one is a UserError."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the text file {path}: {error.strerror}") from None
-    text = raw.decode("utf-8", errors="replace")
-    if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
-        raise UserError(f"{path} is {'no text in UTF-8' if text.strip() else 'empty'}: give it a text, or remove it")
-    return text, text.count("\ufffd") - raw.count("\ufffd".encode())
+def to_rgb(image):
+    if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
+        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+    if image.has_transparency_data:  # on white: under transparent pixels lies anything
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def read_input(path, input):
+    """A file of your own -> x, ready for a model whose `info["input"]` is `input`: (1, 3, S, S),
+    or (1, T) token ids."""
+    if input["kind"] == "image":
+        pixels = read_image(path, input["image_size"])
+        return to_input(pixels[None], input["image_size"])
+    text, _ = read_text(path)
+    ids = WordPiece(input["vocabulary"]).encode(text, input["max_length"])
+    return torch.tensor([ids], dtype=torch.int32)
+
 
 # ---------------------------------------------------------------- text
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # typed in a text, they stay whole and upper-case
-CJK = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
-       (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F))  # 2B920: the block starts at 2B820, a slip of the reference kept for equal ids
 
-@functools.cache
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# Typed in a text, they stay whole and upper-case. Splitting by it keeps them as parts.
+SPECIAL_TOKEN = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")
+CJK = (
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B920, 0x2CEAF),  # the block starts at 2B820: a slip of the reference, for equal ids
+    (0x2F800, 0x2FA1F),
+)
+
+
+@cache
 def basic_form(c):
     """What becomes of a character of a text before it is split at white space."""
     category = unicodedata.category(c)
-    if c in "\t\n\r" or category[0] == "Z":  # these three are control characters by category, yet part words
+    # These three are control characters by category, yet part words.
+    if c in "\t\n\r" or category[0] == "Z":
         return " "
-    if c in "\0\ufffd" or category in ("Cc", "Cf", "Co", "Cs"):  # not Cn: unassigned characters are kept
-        return ""  # no space instead: a zero-width joiner, and even a vertical tab, leaves its neighbours one word
-    # NFD (not NFKD: ½ and ﬁ stay) parts é into e and a mark (Mn), which goes, and ≠ into = and a stroke, so that punctuation
-    # is asked for last. All by character: lower() of a whole word would make a final Σ a ς, the reference a σ.
-    letters = [x.lower() for x in unicodedata.normalize("NFD", c) if unicodedata.category(x) != "Mn"]
-    alone = any(first <= ord(c) <= last for first, last in CJK)  # Hangul and kana are not: they form words
-    return "".join(f" {x} " if alone or x in string.punctuation or unicodedata.category(x)[0] == "P" else x for x in letters)
+    # No space instead: a zero-width joiner, and even a vertical tab, leaves its neighbours one
+    # word. Not Cn: unassigned characters are kept.
+    if c in "\0\ufffd" or category in ("Cc", "Cf", "Co", "Cs"):
+        return ""
+    is_cjk = any(first <= ord(c) <= last for first, last in CJK)  # Hangul, kana: form words
+    # NFD (not NFKD: ½ and ﬁ stay) parts é into e and a mark (Mn), which goes, and ≠ into = and a
+    # stroke, so that punctuation is asked for last. All by character: lower() of a whole word
+    # would make a final Σ a ς, the reference a σ.
+    form = ""
+    for letter in unicodedata.normalize("NFD", c):
+        category = unicodedata.category(letter)
+        if is_cjk or letter in string.punctuation or category[0] == "P":
+            form += f" {letter.lower()} "
+        elif category != "Mn":
+            form += letter.lower()
+    return form
+
 
 class WordPiece:
-    """BERT's uncased tokenizer (Devlin et al. 2019): text -> words -> pieces, each the longest that the vocabulary has.
+    """BERT's uncased tokenizer (Devlin et al. 2019): text -> words -> pieces, each the longest
+    that the vocabulary has.
 
-    vocab: a vocab.txt (one token a line, the line's number its id) or a list of tokens; of plain words, it makes a word vocabulary.
-    UserError if it cannot be read or lacks [PAD] (as id 0), [UNK], [CLS] or [SEP]. The ids are those of `transformers`' BertTokenizer
-    but for 503 of 1,112,064 characters (with Python 3.11's Unicode 14): rare marks and signs that its Unicode 8 tables do not know.
+    vocab: a vocab.txt (one token a line, the line's number its id) or a list of tokens; of plain
+    words, it makes a word vocabulary. UserError if it cannot be read or lacks [PAD] (as id 0),
+    [UNK], [CLS] or [SEP]. The ids are those of `transformers`' BertTokenizer but for 503 of
+    1,112,064 characters (with Python 3.11's Unicode 14): rare marks and signs that its Unicode 8
+    tables do not know.
     """
+
     def __init__(self, vocab):
         if isinstance(vocab, (str, Path)):
-            try:
-                vocab = Path(vocab).read_text("utf-8").removesuffix("\n").split("\n")  # splitlines() also parts at U+2028
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"cannot read the vocabulary {vocab} ({error}): it must be UTF-8 text, one token a line") from None
-        self.vocabulary, self.ids = list(vocab), {token: i for i, token in enumerate(vocab)}
-        if self.ids.get("[PAD]") != 0 or not {"[UNK]", "[CLS]", "[SEP]"} <= self.ids.keys():
-            raise UserError("a vocabulary must start with [PAD] and hold [UNK], [CLS] and [SEP]: is this BERT's vocab.txt?")
+            vocab = read_vocabulary(vocab)
+        self.vocabulary = list(vocab)
+        self.ids = {token: i for i, token in enumerate(vocab)}
         self.cache = {}  # word -> ids: texts repeat their words
+        lacking = {"[UNK]", "[CLS]", "[SEP]"} - self.ids.keys()
+        if self.ids.get("[PAD]") != 0 or lacking:
+            raise UserError("a vocabulary must start with [PAD] and hold [UNK], [CLS] and [SEP]: "
+                            "is this BERT's vocab.txt?")
 
     @staticmethod
     def words(text):
-        """-> list of str: lower case, no accents; each punctuation mark and CJK character its own. Needs no vocabulary: can count one."""
-        parts = re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text)  # special tokens at the odd places
-        return [word for i, part in enumerate(parts) for word in ([part] if i % 2 else "".join(map(basic_form, part)).split())]
+        """-> list of str: lower case, no accents; each punctuation mark and CJK character its
+        own. Needs no vocabulary, so that it can count one."""
+        words = []
+        for part in SPECIAL_TOKEN.split(text):
+            words += [part] if part in SPECIAL else "".join(map(basic_form, part)).split()
+        return words
 
     def pieces(self, word):
-        """-> tuple of ids. One part without a piece makes the whole word [UNK], and so do more than 100 characters."""
+        """-> tuple of ids. One part without a piece makes the whole word [UNK], and so do more
+        than 100 characters."""
         if word not in self.cache:
-            ids, start, end = [], 0, len(word)
+            ids = []
+            start, end = 0, len(word)
             while start < end and len(word) <= 100:
-                piece = ("##" if start else "") + word[start:end]
+                piece = word[start:end] if start == 0 else "##" + word[start:end]
                 if piece in self.ids:  # the longest from start: go on behind it
                     ids.append(self.ids[piece])
                     start, end = end, len(word)
@@ -250,213 +403,323 @@ class WordPiece:
         return self.cache[word]
 
     def encode(self, text, max_length=None):
-        """-> list of ids: [CLS] pieces [SEP], cut to max_length. Whose pieces? [w for w in words(text) for _ in pieces(w)]"""
-        if max_length is not None and max_length < 2:
-            raise UserError(f"max_length {max_length} leaves no room for [CLS] and [SEP]: it must be at least 2")
-        ids = [i for word in self.words(text) for i in self.pieces(word)]
-        return [self.ids["[CLS]"], *ids[:max_length and max_length - 2], self.ids["[SEP]"]]
+        """-> list of ids: [CLS] pieces [SEP], cut to max_length."""
+        return self.encode_words(self.words(text), max_length)
+
+    def encode_words(self, words, max_length=None):
+        if max_length is None:
+            max_length = sys.maxsize
+        if max_length < 2:
+            raise UserError(f"max_length {max_length} leaves no room for [CLS] and [SEP]: "
+                            "it must be at least 2")
+        ids = []
+        for word in words[:max_length]:  # no more: each has a piece at least
+            ids += self.pieces(word)
+        return [self.ids["[CLS]"], *ids[:max_length - 2], self.ids["[SEP]"]]
+
+    def spans(self, text):
+        """Where each token of `encode(text)` but [CLS] and [SEP] stands: [(start, end), ...].
+
+        text[start:end] is the token as it was written, with the marks that follow it. Two pieces
+        of one character, which decomposition gives (ᄒ and ᅡ of 하), both have that character.
+        """
+        spans = []
+        for word, places in located_words(text):
+            start = 0
+            for i in self.pieces(word):
+                token = self.vocabulary[i]
+                length = len(word) if token == "[UNK]" else len(token.removeprefix("##"))
+                end = start + length
+                spans.append((places[start], max(places[end], places[end - 1] + 1)))
+                start = end
+        return spans
+
+
+def located_words(text):
+    """Yields the words of WordPiece.words(text), and the place in the text of each character of
+    the word and of whatever follows it."""
+    offset = 0
+    for part in SPECIAL_TOKEN.split(text):
+        forms = list(part) if part in SPECIAL else [basic_form(c) for c in part]
+        places = [offset + i for i, form in enumerate(forms) for _ in form]
+        offset += len(part)
+        places.append(offset)
+        for word in re.finditer(r"\S+", "".join(forms)):
+            yield word[0], places[word.start():word.end() + 1]
+
+
+def read_vocabulary(path):
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the vocabulary {path} ({error}): "
+                        "it must be UTF-8 text, one token a line") from None
+    return text.removesuffix("\n").split("\n")  # splitlines() also parts at U+2028
+
+
+def read_text(path):
+    """A UTF-8 file -> its text, with undecodable bytes replaced, and their count. An empty or
+    binary one is a UserError."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the text file {path}: {error.strerror}") from None
+    text = raw.decode("utf-8", errors="replace")
+    if not text.strip():
+        raise UserError(f"{path} is empty: give it a text, or remove it")
+    if "\0" in text:  # pictures and UTF-16 hold the byte 0
+        raise UserError(f"{path} is no text in UTF-8: give it a text, or remove it")
+    return text, text.count("\ufffd") - raw.count("\ufffd".encode())
+
 
 @dataclass
 class Corpus:
-    """Texts as the numbers of their words. Counting and encoding need no second look at the texts, and a cache is small."""
-    words: list   # the distinct words of all texts
-    texts: list   # of each text, the numbers of its words: an int32 array
-
-    @staticmethod
-    def of(texts):
-        number = {}  # texts: an iterable of lists of words
-        texts = [np.array([number.setdefault(word, len(number)) for word in words], np.int32) for words in texts]
-        return Corpus(list(number), texts)
+    """Texts as their words, so that counting and encoding need no second look at the files."""
+    texts: list           # of each text, its words in one string: a list takes 8 times the room
+    paths: list = None    # of each text, its file, if they are files
 
     def __getitem__(self, doc):
-        return [self.words[w] for w in self.texts[doc]]
+        return self.texts[doc].split()
 
     def vocabulary(self, docs, size=15000):
-        """The `size` most frequent words of the texts `docs`, after the special tokens."""
-        counts = np.bincount(np.concatenate([self.texts[doc] for doc in docs]))
-        ranked = (-counts).argsort(kind="stable")[:(counts > 0).sum()]
-        return [*SPECIAL, *[self.words[w] for w in ranked if self.words[w] not in SPECIAL][:size]]
+        """The `size` most frequent words of the texts `docs`, after the special tokens. Of equally
+        frequent ones, those that the whole corpus has first."""
+        words = (word for text in self.texts for word in text.split())
+        counts = Counter(dict.fromkeys(words, 0))
+        for doc in docs:
+            counts.update(self[doc])
+        words = [word for word, count in counts.most_common() if count and word not in SPECIAL]
+        return SPECIAL + words[:size]
 
-    def encode(self, tokenizer, max_length):
-        """-> ids (texts, max_length) int32, lengths (texts,): as tokenizer.encode, for all texts at once."""
-        pieces = [tokenizer.pieces(word) for word in self.words]
-        longest = max(map(len, pieces))
-        table = np.array([[*p, *[-1] * (longest - len(p))] for p in pieces], np.int32)  # (words, longest), -1: no piece
-        ids, lengths = np.zeros((len(self.texts), max_length), np.int32), []
-        ids[:, 0] = tokenizer.ids["[CLS]"]
-        for row, text in zip(ids, self.texts):
-            found = table[text[:max_length - 2]]                                        # a word is one piece at least
-            found = found[found >= 0][:max_length - 2]
-            row[1:len(found) + 1], row[len(found) + 1] = found, tokenizer.ids["[SEP]"]
-            lengths.append(len(found) + 2)
-        return torch.from_numpy(ids), torch.tensor(lengths)
 
 # ---------------------------------------------------------------- class folders
+
+
 def read_folder(folder, image_size=32):
     """<folder>/{train,test}/<class>/* -> train, test, classes, corpus (of texts; None for images).
 
-    Images that all have one square size of at most image_size stay as they are (CIFAR at 32 px, whatever the model wants: batches are resized on
-    the device); else all become image_size. What was read is kept in <folder>/.rekd-cache.pt, and read again when a file has changed.
+    Images that all have one square size of at most image_size stay as they are (CIFAR at 32 px,
+    whatever the model wants: batches are resized on the device); else all become image_size.
     """
-    kind, files = kind_of(folder.name, folder.parent), {}  # files[part][class]: the paths
-    for part in ("train", "test"):
-        if not (folder / part).is_dir():
-            raise UserError(f"{folder} has no folder {part!r}: files go into {folder}/{{train,test}}/<class>/")
-        names = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir() and not entry.name.startswith("."))
-        files[part] = {name: [f"{folder / part / name}/{file}" for file in sorted(os.listdir(folder / part / name))
-                              if file.lower().endswith(FILES[kind])] for name in names if name != "unsup"}  # IMDB's unlabelled reviews
-    classes, test_classes = list(files["train"]), list(files["test"])
+    kind = kind_of(folder.name, folder.parent)
+    classes = check_classes(folder)
+    paths, y = list_files(folder / "train", classes, kind)
+    n = len(paths)
+    test_paths, test_y = list_files(folder / "test", classes, kind)
+    paths += test_paths
+    y = torch.tensor(y + test_y)
+    if kind == "image":
+        key = listing_key(folder, paths, f"image {image_size}")
+        corpus = None
+        both = Split(cached(folder, key, lambda: read_images(paths, image_size)), y)
+    else:
+        key = listing_key(folder, paths, "words")
+        corpus = Corpus(cached(folder, key, lambda: read_texts(paths)), paths)
+        both = Split(None, y, docs=torch.arange(len(y)))
+    return both.select(slice(0, n)), both.select(slice(n, None)), classes, corpus
+
+
+def class_folders(folder):
+    """The class folders in it, by name: not the hidden ones, nor IMDB's unlabelled reviews."""
+    places = sorted(folder.glob("[!.]*"))
+    return [place for place in places if place.is_dir() and place.name != "unsup"]
+
+
+def check_classes(folder):
+    """-> the names of the classes, which must be the same in train and test."""
+    classes, in_test = ([path.name for path in class_folders(folder / part)]
+                        for part in ("train", "test"))
     if len(classes) < 2:
-        raise UserError(f"{folder / 'train'} has the class folders {classes}, but at least two are needed")
-    if test_classes != classes:
-        raise UserError(f"{folder / 'test'} has the class folders {test_classes}, but the training set has {classes}: they must be the same")
-    empty = [folder / part / name for part in files for name in classes if not files[part][name]]
-    if empty:
-        raise UserError(f"the class folder {empty[0]} has no {', '.join(FILES[kind])} file")
-    paths, y = zip(*((path, c) for part in files.values() for c, of_class in enumerate(part.values()) for path in of_class))
-    listing = [f"{path[len(str(folder)):]} {stat.st_size} {stat.st_mtime_ns}" for path, stat in zip(paths, map(os.stat, paths))]
-    key = hashlib.sha256("\n".join([f"{kind} {image_size * (kind == 'image')}", *listing]).encode(errors="surrogateescape")).hexdigest()
-    cache, content = folder / ".rekd-cache.pt", None
+        raise UserError(f"{folder / 'train'} has the class folders {classes}, but at least two "
+                        f"are needed: files go into {folder}/{{train,test}}/<class>/")
+    if in_test != classes:
+        raise UserError(f"{folder / 'test'} has the class folders {in_test}, but the training "
+                        f"set has {classes}: they must be the same")
+    return classes
+
+
+def list_files(folder, classes, kind):
+    """-> paths and labels, ordered by class and name."""
+    paths, labels = [], []
+    for c, name in enumerate(classes):
+        names = sorted(os.listdir(folder / name))
+        files = [file for file in names if file.lower().endswith(FILES[kind])]
+        if not files:
+            raise UserError(f"the class folder {folder / name} has no "
+                            f"{', '.join(FILES[kind])} file")
+        paths += [folder / name / file for file in files]
+        labels += [c] * len(files)
+    return paths, labels
+
+
+def listing_key(folder, paths, options):
+    """Changes with the files and the options, but not with the place of the folder."""
+    lines = [options]
+    for path in paths:
+        stat = path.stat()
+        lines.append(f"{str(path).removeprefix(str(folder))} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def cached(folder, key, read):
+    """What read() returns, kept in the folder for the next start with the same key."""
+    path = folder / ".rekd-cache.pt"
     with contextlib.suppress(Exception):  # none yet, a torn one, or one of other files
-        content = torch.load(cache, weights_only=True)[key]
-    if content is None:
-        content = read_texts(paths) if kind == "text" else read_images(paths, image_size)
-        try:
-            write_atomically(cache, lambda file: torch.save({key: content}, file))
-        except UserError as error:
-            print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
-    x, corpus = content, None
-    if kind == "text":
-        words, flat, lengths = content
-        x, corpus = torch.arange(len(paths)), Corpus(words.split("\n"), np.split(flat.numpy(), lengths.cumsum(0)[:-1]))
-    y, n = torch.tensor(y), sum(map(len, files["train"].values()))
-    return Split(x[:n], y[:n]), Split(x[n:], y[n:]), classes, corpus
+        return torch.load(path, weights_only=True)[key]
+    content = read()
+    try:
+        write_atomically(path, lambda file: torch.save({key: content}, file))
+    except UserError as error:
+        print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
+    return content
+
 
 def read_images(paths, image_size):
     """-> (n, 3, S, S) uint8."""
-    sizes = set()
-    for path in paths:
-        with contextlib.suppress(Exception), Image.open(path) as image:  # reads the header only; a damaged file is named below
-            sizes.add(image.size)
-    size = next((s for s in range(1, image_size) if sizes == {(s, s)}), image_size)
+    size = shared_size(paths, image_size)
+    # disable=None: no bar where stderr is no terminal
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
-    for i, path in enumerate(tqdm(paths, "decoding images", unit="", disable=None)):  # None: where stderr is no terminal
+    for i, path in enumerate(tqdm(paths, "decoding images", unit="", disable=None)):
         pixels[i] = read_image(path, size)
     return pixels
 
+
+def shared_size(paths, image_size):
+    """The side of the images, if all are squares of one size below image_size; else that."""
+    sizes = set()
+    for path in paths:  # reads the header only; a damaged file is named later
+        with contextlib.suppress(Exception), Image.open(path) as image:
+            sizes.add(image.size)
+    if len(sizes) == 1:
+        width, height = sizes.pop()
+        if width == height:
+            return min(width, image_size)
+    return image_size
+
+
 def read_texts(paths):
-    """-> a Corpus as a file can hold it: its words in one string (none holds white space), the texts in a row, their lengths."""
-    read = [read_text(path) for path in paths]
-    replaced = {path: count for path, (_, count) in zip(paths, read) if count}
+    """-> the words of each text, separated by spaces."""
+    texts, replaced = [], {}
+    for path in tqdm(paths, "reading texts", unit="", disable=None):
+        text, count = read_text(path)
+        texts.append(" ".join(WordPiece.words(text)))
+        if count:
+            replaced[path] = count
     if replaced:
-        total, first = sum(replaced.values()), next(iter(replaced))
-        print(f"{total} undecodable bytes in {len(replaced)} files were replaced (the first: {first})", file=sys.stderr)
-    corpus = Corpus.of(WordPiece.words(text) for text, _ in tqdm(read, "reading texts", unit="", disable=None))
-    return "\n".join(corpus.words), torch.from_numpy(np.concatenate(corpus.texts)), torch.tensor([len(text) for text in corpus.texts])
+        print(f"{sum(replaced.values())} undecodable bytes in {len(replaced)} files were replaced "
+              f"(the first: {next(iter(replaced))})", file=sys.stderr)
+    return texts
+
 
 def write_atomically(path, write):
-    """write(binary file) beside the target, then rename: there is never half a file under the final name."""
+    """write(binary file) beside the target, then rename: the final name never has half a file."""
     part = Path(f"{path}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
             write(file)
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError is how torch.save reports a full disk
-        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or 'is the disk full?'}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: how torch.save reports a full disk
+        reason = getattr(error, "strerror", None) or "is the disk full?"
+        raise UserError(f"cannot write {path}: {reason}") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
 
+
 # ---------------------------------------------------------------- downloads
-class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps what their headers tell: the hub names a file's size and SHA-256 there, not where the file lies."""
-    told = {}
-    def redirect_request(self, request, response, code, message, headers, address):
-        self.told = self.told | {k.lower(): v for k, v in headers.items() if k.lower().startswith("x-linked")}
-        return super().redirect_request(request, response, code, message, headers, address)
 
-def fetch(url, md5):
-    """One attempt -> the bytes at url. OSError unless they have the md5, and the size and SHA-256 where the server tells them."""
-    redirects, content = Redirects(), bytearray()
-    with urllib.request.build_opener(redirects).open(url, timeout=30) as response:
-        told = redirects.told | {k.lower(): v for k, v in response.headers.items()}
-        sizes = {int(told[k]) for k in ("x-linked-size", "content-length") if k in told}
-        with tqdm.wrapattr(response, "read", max(sizes, default=None), disable=None) as body:
-            while chunk := body.read(1 << 20):
-                content += chunk
-    etag = told.get("x-linked-etag", told.get("etag", "")).strip('W/"')
-    if sizes - {len(content)} or md5 and md5 != hashlib.md5(content).hexdigest() \
-            or len(etag) == 64 and etag != hashlib.sha256(content).hexdigest():  # other marks than a SHA-256 tell nothing of the content
-        raise OSError("the file is incomplete or has another checksum")
-    return content
 
-def download(url, path, md5=None, otherwise="", optional=False):
-    """url -> path -> path (None: an optional file is not there). A failure leaves nothing behind and says what to do by hand."""
-    print(f"downloading {url}", file=sys.stderr)
-    for pause in (1, 3, None):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = fetch(url, md5)
-            break
-        except (OSError, http.client.HTTPException) as error:
-            code = getattr(error, "code", 0 if isinstance(error, urllib.error.URLError) else 500)
-            if optional and code == 404:
-                return None
-            if code < 500 or not pause:  # a cut connection or a 500 may pass; a 404 or no network will not
-                reason = getattr(error, "reason", error)
-                raise UserError(f"cannot download {url} ({reason}): fetch it by hand and put it at {path}{otherwise}") from None
-            time.sleep(pause)
-    write_atomically(path, lambda file: file.write(content))
-    return path
+@contextlib.contextmanager
+def by_hand(url, path, hint=""):
+    """A download of url to path that fails leaves nothing there and says what to do by hand."""
+    try:
+        yield
+    except (OSError, RuntimeError, http.client.HTTPException) as error:  # URLError is an OSError
+        path.unlink(missing_ok=True)
+        raise UserError(f"cannot download {url} ({error}): "
+                        f"fetch it by hand and put it at {path}{hint}") from error
+
 
 def fetch_hub(repo, *filenames):
-    """The first of these files that a Hugging Face repository has -> Path in torch's cache; what lies there needs no network."""
-    address = f"{(os.environ.get('HF_ENDPOINT') or 'https://huggingface.co').rstrip('/')}/{repo}/resolve/main"
-    paths = [Path(torch.hub.get_dir(), "checkpoints", repo.replace("/", "--"), name) for name in filenames]
-    otherwise = f"{''.join(f' (or {name} from there beside it)' for name in filenames[1:])}, or choose --init scratch"
-    here = (path for path in paths if path.is_file())
-    fetched = (download(f"{address}/{path.name}", path, otherwise=otherwise, optional=path != paths[-1]) for path in paths)
-    return next(here, None) or next(filter(None, fetched))
+    """The first of these files that a Hugging Face repository has -> its Path in torch's cache.
+    What lies there needs no network."""
+    folder = Path(torch.hub.get_dir(), "checkpoints", repo.replace("/", "--"))
+    for name in filenames:
+        if (folder / name).is_file():
+            return folder / name
+    server = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    for name in filenames:
+        url = f"{server.rstrip('/')}/{repo}/resolve/main/{name}"
+        try:
+            return fetch_file(url, folder / name)
+        except UserError as error:
+            is_missing = getattr(error.__cause__, "code", None) == 404
+            if not is_missing or name == filenames[-1]:
+                raise
 
-def fetch_archive(url, md5, archive, name):
-    """-> the folder `name` beside the archive: unless it is there, the archive is downloaded where missing, verified and unpacked."""
-    folder = archive.parent / name
+
+def fetch_file(url, path):
+    print(f"downloading {url}", file=sys.stderr)
+    with by_hand(url, path, ", or choose --init scratch"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=30) as response:
+            size = response.length  # None where the server does not tell
+        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+        if size not in (None, path.stat().st_size):  # torch does not ask
+            raise OSError("the connection was cut")
+    return path
+
+
+def fetch_archive(url, md5, path, name):
+    """-> the folder `name` of the archive, beside it. A verified archive that lies there needs no
+    network, and an unpacked folder needs no archive."""
+    folder = path.parent / name
     if not folder.is_dir():
-        from torchvision.datasets.utils import check_integrity, extract_archive  # imported here: it takes 1.5 s
-        if not archive.exists():
-            download(url, archive, md5)
-        if not check_integrity(archive, md5):
-            raise UserError(f"{archive} is incomplete or another file: remove it, or put the one from {url} there")
-        with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:  # renamed at the end: there is never half a folder
-            extract_archive(archive, scratch)
-            os.replace(Path(scratch) / name, folder)
+        from torchvision.datasets.utils import download_url, extract_archive  # takes 1.5 s
+        with by_hand(url, path):
+            download_url(url, path.parent, path.name, md5)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            extract_archive(path, scratch)
+            os.replace(Path(scratch, name), folder)  # there is never half a folder
     return folder
 
-def fetch_cifar(root, source, prefix):
-    """CIFAR by torchvision's addresses and checksums. The archive of CIFAR-100 holds "fine_" and "coarse_" labels."""
-    import torchvision.datasets
-    source, check_integrity = getattr(torchvision.datasets, source), torchvision.datasets.utils.check_integrity
-    folder = fetch_archive(source.url, source.tgz_md5, root / source.filename, source.base_folder)
 
-    def read(filename, md5):
-        if not check_integrity(folder / filename, md5):  # a pickle can run code: only theirs
-            raise UserError(f"{folder / filename} is damaged: remove {folder} and start again")
-        return pickle.loads((folder / filename).read_bytes(), encoding="latin1")
-    def part(files):
-        pixels, y = zip(*((batch["data"], batch[f"{prefix}labels"]) for batch in (read(*file) for file in files)))
-        return Split(torch.from_numpy(np.concatenate(pixels)).view(-1, 3, 32, 32), torch.tensor(np.concatenate(y)))
-    names = read(source.meta["filename"], source.meta["md5"])[f"{prefix}label_names"]
-    return part(source.train_list), part(source.test_list), list(names), None
+def fetch_cifar(root, name, coarse=False):
+    """CIFAR by torchvision, which verifies the md5 of each file before it reads it: a pickle can
+    run code."""
+    import torchvision.datasets
+    source = getattr(torchvision.datasets, name)
+    folder = fetch_archive(source.url, source.tgz_md5, root / source.filename, source.base_folder)
+    try:
+        train, test = source(root, train=True), source(root, train=False)
+    except RuntimeError:
+        raise UserError(f"{folder} is damaged: remove it and start again") from None
+    classes = train.classes
+    if coarse:  # torchvision reads the fine labels only
+        train.targets = unpickle(folder / "train")["coarse_labels"]
+        test.targets = unpickle(folder / "test")["coarse_labels"]
+        classes = unpickle(folder / "meta")["coarse_label_names"]
+    return cifar_split(train), cifar_split(test), classes, None
+
+
+def cifar_split(part):
+    pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
+    return Split(pixels, torch.tensor(part.targets))
+
+
+def unpickle(path):
+    return pickle.loads(path.read_bytes(), encoding="latin1")
+
 
 def fetch_imdb(root):
     """The Large Movie Review Dataset (Maas et al. 2011): a class folder like any other."""
-    url, md5 = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "7c2ac02c03563afcf9b574c7e56c153a"
+    url = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+    md5 = "7c2ac02c03563afcf9b574c7e56c153a"
     return read_folder(fetch_archive(url, md5, root / "aclImdb_v1.tar.gz", "aclImdb"))
 
-DOWNLOADS = {"cifar10": lambda root: fetch_cifar(root, "CIFAR10", ""), "cifar100": lambda root: fetch_cifar(root, "CIFAR100", "fine_"),
-             "cifar100_coarse": lambda root: fetch_cifar(root, "CIFAR100", "coarse_"), "imdb": fetch_imdb}
 
 # ---------------------------------------------------------------- built-in: glyphs
+
 FONT = """
 ..###.. ...#... .#####. ######. ....##. ####### ...###. ####### .#####. ..####.
 .#...#. ..##... #.....# .....## ...#.#. #...... ..#.... #....## ##...## .#....#
@@ -468,75 +731,155 @@ FONT = """
 ..###.. .#####. ####### #####.. .....#. .####.. .####.. ..##... .#####. .###...
 """
 
-def glyphs(n, seed, *, distractors=3, noise=25):
-    """n images of 32 x 32 -> Split. The label is the one small digit; its 8 x 8 px (2 x 2 patches of 4 px) are the truth.
 
-    Around it: soft coloured clutter, noise, and distractors, which are digits with their pixels shuffled, so that no colour, brightness or
-    place gives the digit away: only its shape does.
+def glyphs(n, seed, *, distractors=3, noise=25):
+    """n images of 32 x 32 -> Split. The label is the one small digit; its 8 x 8 px (2 x 2 patches
+    of 4 px) are the truth, here still (n, 32, 32): of pixels.
+
+    Around it: soft coloured clutter, noise, and distractors, which are digits with their pixels
+    shuffled, so that no colour, brightness or place gives the digit away: only its shape does.
     """
     generator = torch.Generator().manual_seed(seed)
-    rand, randint = (functools.partial(f, generator=generator) for f in (torch.rand, torch.randint))
-    font = torch.tensor([[[c == "#" for c in row] for row in digit] for digit in zip(*map(str.split, FONT.split("\n")[1:-1]))]).float()
-    font = F.pad(font, (0, 1)).flatten(1)                                                                 # (10, 8, 7) -> (10, 8 * 8)
-    image = F.interpolate(10 + 90 * rand(n, 3, 3, 3), size=32, mode="bilinear", align_corners=True)
-    x, y = torch.arange(32), torch.arange(32)[:, None]
-    for _ in range(3):  # rectangles
-        left, top, width, height = (rand(4, n, 1, 1) * torch.tensor([32, 32, 10, 10]).view(4, 1, 1, 1)).ceil()
-        inside = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)                       # (n, 32, 32)
-        image += inside[:, None] * (80 * rand(n, 3, 1, 1) - 24)
+    image = clutter(n, generator)
     image += noise * torch.randn(n, 3, 32, 32, generator=generator)
-    K, pixel = 1 + distractors, torch.arange(64)  # stamp 0 is the digit
-    digit = randint(10, (n, K))
-    shuffle = rand(n, K, 64).argsort(-1)
-    shuffle[:, 0] = pixel
-    stamps = font[digit].gather(2, shuffle)                                                               # (n, K, 64)
-    cell = rand(n, 9).argsort(1)[:, :K]       # different cells of a 3 x 3 grid of 8 px, shifted by 0, 4 or 8 px
-    shift = 4 * randint(3, (2, n, 1))
-    top, left = shift[0] + 8 * (cell // 3), shift[1] + 8 * (cell % 3)                                     # (n, K) each
-    place = (top[..., None] + pixel // 8) * 32 + left[..., None] + pixel % 8                              # (n, K, 64) in 32 * 32
-    colour = 90 + 60 * rand(n, K, 3, 1)
-    for k in range(K):
-        image.view(n, 3, -1).scatter_add_(2, place[:, k, None].expand(-1, 3, -1), stamps[:, k, None] * colour[:, k])
-    truth = torch.zeros(n, 32 * 32, dtype=torch.bool).scatter_(1, place[:, 0], True).view(n, 32, 32)
-    return Split(image.clamp(0, 255).byte(), digit[:, 0].clone(), truth)
+    K = 1 + distractors  # stamps on each image; stamp 0 is the digit
+    digit, stamps = draw_stamps(n, K, generator)                    # (n, K), (n, K, 64)
+    place = draw_places(n, K, generator)                            # (n, K, 64) in 32 * 32
+    colour = 90 + 60 * torch.rand(n, K, 3, 1, generator=generator)
+    light = stamps[:, None] * colour.transpose(1, 2)                # (n, 3, K, 64)
+    index = place.flatten(1)[:, None].expand(-1, 3, -1)             # (n, 3, K * 64)
+    pixels = image.view(n, 3, 32 * 32)                              # the same memory
+    pixels.scatter_add_(2, index, light.flatten(2))
+    truth = torch.zeros(n, 32 * 32, dtype=torch.bool).scatter_(1, place[:, 0], True)
+    return Split(image.clamp(0, 255).byte(), digit[:, 0].clone(), truth.view(n, 32, 32))
+
+
+def clutter(n, generator):
+    """-> (n, 3, 32, 32): soft colours, with three rectangles on them."""
+    coarse = 10 + 90 * torch.rand(n, 3, 3, 3, generator=generator)
+    image = F.interpolate(coarse, size=32, mode="bilinear", align_corners=True)
+    x = torch.arange(32)
+    y = x[:, None]
+    ranges = torch.tensor([32, 32, 10, 10]).view(4, 1, 1, 1)
+    for _ in range(3):
+        drawn = ranges * torch.rand(4, n, 1, 1, generator=generator)
+        left, top, width, height = drawn.ceil()                            # (n, 1, 1) each
+        inside = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
+        colour = 80 * torch.rand(n, 3, 1, 1, generator=generator) - 24
+        image += inside[:, None] * colour                                  # (n, 1, 32, 32) * ...
+    return image
+
+
+def draw_stamps(n, K, generator):
+    """-> K digits of each image, (n, K), and their pixels, (n, K, 8 * 8): all but those of the
+    first are shuffled."""
+    lines = FONT.replace(" ", "").split()
+    bits = torch.tensor([[c == "#" for c in line] for line in lines]).float()
+    font = bits.view(8, 10, 7).transpose(0, 1)                             # (10, 8, 7)
+    font = F.pad(font, (0, 1)).flatten(1)                                  # (10, 8 * 8)
+    digit = torch.randint(10, (n, K), generator=generator)
+    shuffle = torch.rand(n, K, 64, generator=generator).argsort(-1)
+    shuffle[:, 0] = torch.arange(64)
+    return digit, font[digit].gather(2, shuffle)
+
+
+def draw_places(n, K, generator):
+    """-> (n, K, 64): where the pixels of each stamp go in the 32 * 32 of the image. The stamps
+    have different cells of a 3 x 3 grid of 8 px, which is shifted by 0, 4 or 8 px."""
+    cell = torch.rand(n, 9, generator=generator).argsort(1)[:, :K]
+    down, right = 4 * torch.randint(3, (2, n, 1), generator=generator)
+    top = down + 8 * (cell // 3)                                           # (n, K)
+    left = right + 8 * (cell % 3)
+    pixel = torch.arange(64)
+    row = top[..., None] + pixel // 8                                      # (n, K, 64)
+    column = left[..., None] + pixel % 8
+    return row * 32 + column
+
 
 # ---------------------------------------------------------------- built-in: phrases
-ADJECTIVES = ("awful bad boring dull shallow silly".split(), "brilliant clever funny good gripping moving".split())
-SMALL_TALK = [part.split() for part in (
-    "on a rainy monday, with my sister, after work, we met outside, she told us about it, they came late, in the dark, by the river, "
-    "my brother laughed, before dinner, the phone rang, near the station, we walked home, it was full, nobody spoke, i sat down, "
-    "two hours later, for his birthday").split(", ")]
+
+BAD = "awful bad boring dull shallow silly".split()
+GOOD = "brilliant clever funny good gripping moving".split()
+ADJECTIVES = BAD, GOOD  # by label
+FILM_THINGS = "film movie story acting".split()
+NEGATIONS = "not never hardly".split()
+DEGREES = "quite really truly".split()
+SMALL_TALK = [part.split() for part in """
+on a rainy monday, with my sister, after work, we met outside, she told us about it,
+they came late, in the dark, by the river, my brother laughed, before dinner, the phone rang,
+near the station, we walked home, it was full, nobody spoke, i sat down, two hours later,
+for his birthday
+""".split(",")]
 OTHER_THINGS = "bus coffee parking popcorn queue seat ticket weather".split()
 OTHER_WAYS = "cold crowded early expensive long quiet red small sticky warm wet".split()
 
+
 def phrases(n, seed, *, negated=0.3, distractors=2):
-    """n reviews of 19 to 30 words -> Split (x: the number of the text), and the texts as lists of words. The label is the opinion of the film:
+    """n reviews of 19 to 30 words -> Split, and the texts as lists of words. The label is the
+    opinion of the film:
 
-        they came late the coffee was quite cold the story was hardly gripping by the river ...       negative
+        they came late the coffee was quite cold the story was hardly gripping by the river ...
+        -> negative
 
-    The two last words of that sentence are the truth: "not", "never" or "hardly" turns the adjective round, and another word stands there
-    otherwise. Everything else (sentences of the same form about other things, small talk, order, length) is drawn without a look at the label.
+    The last two words of that sentence are the truth, here still (n, 30): of words. Everything
+    else is drawn without a look at the label.
     """
-    rng, texts, labels, truth = random.Random(seed), [], [], torch.zeros(n, 30, dtype=torch.bool)
-    plain = ["quite", "really", "truly"]
+    rng = random.Random(seed)
+    texts, labels = [], []
+    truth = torch.zeros(n, 30, dtype=torch.bool)
     for i in range(n):
-        label, turned = rng.randrange(2), rng.random() < negated
-        opinion = ["the", rng.choice(["film", "movie", "story", "acting"]), "was", rng.choice(["not", "never", "hardly"] if turned else plain),
-                   rng.choice(ADJECTIVES[label ^ turned])]
-        parts = [["the", thing, "was", rng.choice(plain), rng.choice(OTHER_WAYS)] for thing in rng.sample(OTHER_THINGS, distractors)]
-        parts += rng.sample(SMALL_TALK, 2 + rng.randrange(2))
-        rng.shuffle(parts)
+        label = rng.randrange(2)
+        opinion = draw_opinion(rng, label, negated)
+        parts = draw_filler(rng, distractors)
         place = rng.randrange(len(parts) + 1)
         before, after = sum(parts[:place], []), sum(parts[place:], [])
         texts.append(before + opinion + after)
         labels.append(label)
-        truth[i, len(before) + 3:len(before) + 5] = True
-    return Split(torch.arange(n), torch.tensor(labels), truth), texts
+        start = len(before) + 3
+        truth[i, start:start + 2] = True
+    return Split(None, torch.tensor(labels), truth, docs=torch.arange(n)), texts
+
+
+def draw_opinion(rng, label, negated):
+    """-> "the story was hardly gripping": a negation turns the adjective round."""
+    turned = rng.random() < negated
+    thing = rng.choice(FILM_THINGS)
+    degree = rng.choice(NEGATIONS if turned else DEGREES)
+    adjective = rng.choice(ADJECTIVES[label ^ turned])
+    return ["the", thing, "was", degree, adjective]
+
+
+def draw_filler(rng, distractors):
+    """-> parts in random order: sentences of the same form about other things, and small talk."""
+    parts = []
+    for thing in rng.sample(OTHER_THINGS, distractors):
+        parts.append(["the", thing, "was", rng.choice(DEGREES), rng.choice(OTHER_WAYS)])
+    parts += rng.sample(SMALL_TALK, 2 + rng.randrange(2))
+    rng.shuffle(parts)
+    return parts
+
+
+# ---------------------------------------------------------------- the data sets by name
+
+
+def load_glyphs():
+    classes = [str(digit) for digit in range(10)]
+    return glyphs(7500, DATA_SEED), glyphs(3000, DATA_SEED + 1), classes, None
+
 
 def load_phrases():
-    (train, texts), (test, test_texts) = phrases(7500, DATA_SEED), phrases(3000, DATA_SEED + 1)
-    test.x += len(texts)
-    return train, test, ["negative", "positive"], Corpus.of(texts + test_texts)
+    train, texts = phrases(7500, DATA_SEED)
+    test, test_texts = phrases(3000, DATA_SEED + 1)
+    test.docs += len(texts)
+    corpus = Corpus([" ".join(words) for words in texts + test_texts])
+    return train, test, ["negative", "positive"], corpus
 
-BUILT_IN = {"phrases": load_phrases,
-            "glyphs": lambda: (glyphs(7500, DATA_SEED), glyphs(3000, DATA_SEED + 1), [str(d) for d in range(10)], None)}
+
+# A new set is one function that returns train, test, classes, corpus (None for images).
+BUILT_IN = {"phrases": load_phrases, "glyphs": load_glyphs}
+DOWNLOADS = {  # of the folder that the files go into
+    "cifar10": lambda root: fetch_cifar(root, "CIFAR10"),
+    "cifar100": lambda root: fetch_cifar(root, "CIFAR100"),
+    "cifar100_coarse": lambda root: fetch_cifar(root, "CIFAR100", coarse=True),
+    "imdb": fetch_imdb,
+}

@@ -1,15 +1,17 @@
-"""REKD, the method: rationale extraction with knowledge distillation (arXiv 2601.22531), in plain PyTorch.
+"""REKD, the method: rationale extraction with knowledge distillation (arXiv 2601.22531).
 
-A generator looks at N features of an input (image patches, words) and keeps a few of them; a predictor classifies from
-those alone, so that the prediction comes with its reason, the *rationale*. Both learn together through Gumbel-Softmax
-sampling. A small student learns from the rationales and predictions of a big teacher: that is REKD.
+A generator looks at N features of an input (image patches, words) and keeps a few of them; a
+predictor classifies from those alone, so that the prediction comes with its reason, the
+*rationale*. Both learn together through Gumbel-Softmax sampling. A small student learns from the
+rationales and predictions of a big teacher: that is REKD.
 
-Everything that the paper defines by a formula is here, as a pure function; the networks themselves are in models.py.
-This file imports torch only and can be copied alone. See it at work:    python train.py
+Everything that the paper defines by a formula is here, as a pure function; the networks are in
+models.py. This file imports torch only and can be copied alone. See it at work:    python train.py
 
-Shapes: B examples, N features, C classes. A mask is (B, N): 1 = kept. Logits of a generator are (B, N, 2): (drop, keep).
-`selectable`, where a function takes it, is (B, N) bool and False for what is no content (padding, special tokens): such
-a feature is never kept and never counted. None means that every feature is selectable.
+Shapes: B examples, N features, C classes. A mask is (B, N): 1 = kept. A generator's logits are
+(B, N, 2): (drop, keep). `selectable`, where a function takes it, is (B, N) bool and False for what
+is no content (padding, special tokens): such a feature is never kept and never counted. None means
+that every feature is selectable.
 """
 
 import math
@@ -20,12 +22,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-# ---------------------------------------------------------------- sampling (the paper's "rationale extraction")
-def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
-    """tau at `step` of 0 .. total_steps - 1: `start` at step 0, `end` at the last step; one tau serves sampling and both KDs.
 
-    High tau asks "which regions, roughly", low tau "exactly these". The paper anneals exponentially, tau_0 exp(-gamma k);
-    a cosine stays warm for longer and lands softly. `constant` stays at `start`. Steps outside the range are clamped.
+# ---------------------------------------------------------------- 1. sampling
+def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
+    """tau at `step` of 0 .. total_steps - 1: `start` at step 0, `end` at the last step.
+
+    One tau serves sampling and both KDs. High tau asks "which regions, roughly", low tau "exactly
+    these". The paper anneals exponentially, tau_0 exp(-gamma k); a cosine stays warm for longer and
+    lands softly; `constant` stays at `start`. Steps outside the range are clamped.
     """
     if start <= 0 or end <= 0:
         raise ValueError(f"temperatures must be positive, not {start} and {end}")
@@ -33,87 +37,139 @@ def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
     if shape == "cosine":
         return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
     if shape == "exponential":
-        return start * (end / start) ** progress  # = start * exp(-gamma * step), gamma chosen to arrive at `end`
+        return start * (end / start) ** progress  # gamma is chosen to arrive at `end`
     if shape == "linear":
         return start + (end - start) * progress
     if shape == "constant":
         return start
-    raise ValueError(f"no temperature shape {shape!r}: choose cosine, exponential, linear or constant")
+    raise ValueError(f"no shape {shape!r}: choose cosine, exponential, linear or constant")
+
 
 def gumbel_noise(shape, *, device=None, dtype=torch.float32, generator=None):
-    """G ~ Gumbel(0, 1), drawn per logit. -log(Exponential(1)) is Gumbel(0, 1); the clamp keeps log(0) out."""
+    """G ~ Gumbel(0, 1), one draw for each logit: -log of an Exponential(1) variable."""
     noise = torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
-    return -noise.clamp_min_(torch.finfo(dtype).tiny).log_()
+    return -noise.clamp_min_(torch.finfo(dtype).tiny).log_()  # the clamp keeps log(0) out
+
 
 def sample_mask(logits, tau, selectable=None, noise=None):
     """Gumbel-Softmax with the straight-through estimator: S = softmax((Z + G) / tau), M = argmax S.
 
-    logits (B, N, 2), tau > 0, noise (B, N, 2) or None for a fresh draw -> mask (B, N), log_probs (B, N, 2).
-    The mask is exactly 0 or 1 forward; backward, its gradient is that of S[..., keep]. log_probs is log S, for L_KD_R.
-    Give the same `noise` to teacher and student and two identical networks draw identical masks.
+    logits (B, N, 2), tau > 0, noise (B, N, 2) or None for a fresh draw
+    -> mask (B, N), log_probs (B, N, 2).
+
+    The mask is exactly 0 or 1 forward; backward, its gradient is that of S[..., keep]. log_probs is
+    log S, for L_KD_R. Give teacher and student the same `noise`, and two identical networks draw
+    identical masks.
     """
     if noise is None:
         noise = gumbel_noise(logits.shape, device=logits.device)
-    noisy = logits + noise                               # (B, N, 2), float32 even if the logits are bfloat16
-    log_probs = F.log_softmax(noisy / tau, dim=-1)       # (B, N, 2)
+    noisy = logits + noise                            # (B, N, 2), float32 even of bfloat16 logits
+    log_probs = F.log_softmax(noisy / tau, dim=-1)    # (B, N, 2)
     hard = (noisy[..., 1] > noisy[..., 0]).to(log_probs.dtype)
     soft = log_probs[..., 1].exp()
     if selectable is not None:
-        hard, soft = hard.masked_fill(~selectable, 0), soft.masked_fill(~selectable, 0)
+        hard = hard.masked_fill(~selectable, 0)
+        soft = soft.masked_fill(~selectable, 0)
     # The order matters: soft - soft is exactly 0, while (hard - soft) + soft may be 0.99999994.
     return hard + (soft - soft.detach()), log_probs
 
+
 def hard_mask(logits, selectable=None):
-    """The noise-free mask of evaluation: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop (a tie is dropped)."""
-    keep = logits[..., 1] > logits[..., 0]
+    """The noise-free mask: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop."""
+    keep = logits[..., 1] > logits[..., 0]  # a tie is dropped
     return (keep if selectable is None else keep & selectable).float()
 
-# ---------------------------------------------------------------- losses (all KLs: summed over features, mean over batch)
-def selection_loss(mask, rate, selectable=None):
-    """L_select = (mean_b sum_l M - rate * mean_b n_b)^2, n_b selectable features in example b: a squared *count*.
 
-    The batch's mean is steered, not each example's count: an easy example may use fewer features than a hard one.
+def top_mask(scores, count, selectable=None):
+    """The `count` best-scored features of each example.
+
+    scores (B, N), count an int or (B, 1) -> (B, N) float 0/1.
     """
-    features = float(mask.shape[1]) if selectable is None else selectable.sum(1).to(mask.dtype).mean()
+    if selectable is not None:
+        scores = scores.masked_fill(~selectable, -torch.inf)
+    rank = scores.argsort(1, descending=True).argsort(1)  # (B, N), 0 = the best
+    mask = rank < count
+    return (mask if selectable is None else mask & selectable).float()
+
+
+def rate_mask(scores, rate, selectable=None):
+    """Exactly round(rate * n) of each example's n selectable features, at least one: the best.
+
+    scores (B, N) -> (B, N) float 0/1.
+    """
+    features = torch.ones_like(scores) if selectable is None else selectable
+    count = (rate * features.sum(1, keepdim=True).double()).round().clamp(min=1)  # (B, 1)
+    return top_mask(scores, count, selectable)
+
+
+# ---------------------------------------------------------------- 2. losses
+# All KLs are summed over features or classes and averaged over the batch.
+
+def selection_loss(mask, rate, selectable=None):
+    """L_select = (mean_b sum_l M - rate * mean_b n_b)^2, n_b selectable features in example b.
+
+    The batch's mean is steered, not each example's count: an easy example may use fewer features
+    than a hard one. The unit is a squared *count*, so more features want a smaller lambda_select.
+    """
+    if selectable is None:
+        features = float(mask.shape[1])
+    else:
+        features = selectable.sum(1).to(mask.dtype).mean()
     return (mask.sum(1).mean() - rate * features) ** 2
 
-def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
-    """L_KD_R = sum_l KL(S_l^teacher || S_l^student), log S (B, N, 2) each, both at the same tau; no tau^2 factor.
 
-    The teacher is a constant here: no gradient reaches it.
+def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
+    """L_KD_R = sum_l KL(S_l^teacher || S_l^student), both at the same tau; no tau^2 factor.
+
+    log S (B, N, 2) each -> scalar. The teacher is a constant here: no gradient reaches it.
     """
-    kl = F.kl_div(student_log_probs, teacher_log_probs.detach(), log_target=True, reduction="none").sum(-1)  # (B, N)
+    teacher = teacher_log_probs.detach()
+    kl = F.kl_div(student_log_probs, teacher, log_target=True, reduction="none").sum(-1)  # (B, N)
     if selectable is not None:
         kl = kl.masked_fill(~selectable, 0)
     return kl.sum(1).mean()  # over the batch only: reduction="mean" would also divide by N and 2
 
+
 def prediction_kd_loss(student_logits, teacher_logits, tau):
-    """L_KD_Y = KL(softmax(Q^teacher / tau) || softmax(Q^student / tau)), Q (B, C); the tau^2 is in `rekd_loss`."""
-    student = F.log_softmax(student_logits / tau, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach() / tau, dim=-1)
-    return F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # "mean" would divide by C too
+    """L_KD_Y = KL(softmax(Q^teacher / tau) || softmax(Q^student / tau)), Q (B, C) -> scalar.
 
-def rekd_loss(prediction, selection, rationale_kd, prediction_kd, *, tau, alpha, lambda_select, lambda_rationale):
-    """L_REKD = alpha * L_RE + (1 - alpha) * L_KD.
+    The factor tau^2 is in `rekd_loss`. The division is done in float32 at least: rounded to
+    bfloat16 after it, logits at tau = 0.1 would be off by up to 0.2.
+    """
+    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    student = F.log_softmax(student_logits.to(dtype) / tau, dim=-1)
+    teacher = F.log_softmax(teacher_logits.detach().to(dtype) / tau, dim=-1)
+    return F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # "mean": by C too
 
-    L_RE = L_pred + lambda_select * L_select;   L_KD = lambda_rationale * L_KD_R + tau^2 * L_KD_Y.
-    (tau^2 keeps the gradient of the softened L_KD_Y at the size of that of L_pred, as in Hinton et al. 2015.)
+
+def rekd_loss(prediction, selection, rationale_kd, prediction_kd, *,
+              tau, alpha, lambda_select, lambda_rationale, lambda_prediction=1.0):
+    """L_REKD = alpha * L_RE + (1 - alpha) * L_KD, of scalars.
+
+    L_RE = L_pred + lambda_select * L_select
+    L_KD = lambda_rationale * L_KD_R + lambda_prediction * tau^2 * L_KD_Y
+
+    tau^2 keeps the gradient of the softened L_KD_Y at the size of that of L_pred (Hinton et al.
+    2015). The paper has no lambda_prediction, that is, 1; a weight of 0 switches that KD off.
     """
     rationale_extraction = prediction + lambda_select * selection
-    distillation = lambda_rationale * rationale_kd + tau**2 * prediction_kd
+    distillation = lambda_rationale * rationale_kd + lambda_prediction * tau**2 * prediction_kd
     return alpha * rationale_extraction + (1 - alpha) * distillation
 
-# ---------------------------------------------------------------- the select-predict model
+
+# ---------------------------------------------------------------- 3. the select-predict model
 class Rationale(NamedTuple):
     mask: Tensor         # (B, N) 0/1, 1 = kept
     log_probs: Tensor    # (B, N, 2) log S; without tau: log softmax(Z)
     logits: Tensor       # (B, C) of the predictor
-    keep_logits: Tensor  # (B, N) keep minus drop: the higher, the surer that the feature is kept
+    keep_logits: Tensor  # (B, N) keep minus drop: the higher, the surer that it is kept
+
 
 class Rationalist(nn.Module):
-    """A generator and a predictor: any two modules, a transformer, a CNN or an MLP, that meet this contract.
+    """A generator and a predictor: any two modules, transformer, CNN or MLP, of this contract.
 
-        generator(x) -> (B, N, 2) logits (drop, keep)        optional: generator.selectable(x) -> (B, N) bool
+        generator(x) -> (B, N, 2) logits (drop, keep)
+        generator.selectable(x) -> (B, N) bool            optional
         predictor(x, mask) -> (B, C) logits, from the features with mask 1 alone
 
     Keep a teacher *outside* its student: as a submodule it would be trained with it.
@@ -121,22 +177,27 @@ class Rationalist(nn.Module):
 
     def __init__(self, generator, predictor):
         super().__init__()
-        self.generator, self.predictor = generator, predictor
+        self.generator = generator
+        self.predictor = predictor
 
     def selectable(self, x):
         """(B, N) bool, or None where the generator has no `selectable`: every feature is."""
         return self.generator.selectable(x) if hasattr(self.generator, "selectable") else None
 
     def forward(self, x, tau=None, noise=None):
-        """tau given: a sampled mask, for training (noise as in `sample_mask`). tau None: the noise-free mask, for evaluation."""
+        """tau given: a sampled mask, for training. tau None: the noise-free one, for evaluation."""
         logits = self.generator(x)  # (B, N, 2)
+        selectable = self.selectable(x)
         if tau is None:
-            mask, log_probs = hard_mask(logits, self.selectable(x)), F.log_softmax(logits, dim=-1)
+            mask = hard_mask(logits, selectable)
+            log_probs = F.log_softmax(logits, dim=-1)
         else:
-            mask, log_probs = sample_mask(logits, tau, self.selectable(x), noise)
-        return Rationale(mask, log_probs, self.predictor(x, mask), logits[..., 1] - logits[..., 0])
+            mask, log_probs = sample_mask(logits, tau, selectable, noise)
+        keep_logits = logits[..., 1] - logits[..., 0]
+        return Rationale(mask, log_probs, self.predictor(x, mask), keep_logits)
 
-# ---------------------------------------------------------------- one training step of each of the three kinds of model
+
+# ---------------------------------------------------------------- 4. one training step
 # x a batch of inputs, y (B,) classes -> dict of scalars by name; "loss" is the one to minimise.
 
 def cls_losses(model, x, y):
@@ -144,132 +205,150 @@ def cls_losses(model, x, y):
     prediction = F.cross_entropy(model(x).logits, y)
     return {"loss": prediction, "prediction": prediction}
 
+
 def re_losses(model, x, y, *, tau, rate, lambda_select):
-    """L_RE = L_pred + lambda_select * L_select. Also "rate_sampled": the sampled masks' rate, which is what L_select steers."""
-    selectable, out = model.selectable(x), model(x, tau)
-    prediction, selection = F.cross_entropy(out.logits, y), selection_loss(out.mask, rate, selectable)
-    return {"loss": prediction + lambda_select * selection, "prediction": prediction, "selection": selection,
+    """RE: L_RE = L_pred + lambda_select * L_select."""
+    selectable = model.selectable(x)
+    out = model(x, tau)
+    prediction = F.cross_entropy(out.logits, y)
+    selection = selection_loss(out.mask, rate, selectable)
+    return {"loss": prediction + lambda_select * selection,
+            "prediction": prediction, "selection": selection,
             "rate_sampled": sampled_rate(out.mask, selectable)}
 
-def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda_rationale,
-                distil="both", teacher_reads="student", kd_noise="shared", known=None):
-    """L_REKD. `teacher`: a Rationalist, frozen and in eval mode, which is no part of `model`.
 
-    distil          both KDs, or one of "rationale" (L_KD_R) and "prediction" (L_KD_Y)
-    teacher_reads   the teacher's predictor reads the "student"'s sampled mask, or the "teacher"'s own noise-free one
-    kd_noise        Gumbel noise of the teacher in L_KD_R: one draw "shared" with the student (the only choice with which
-                    the loss of two identical networks is 0 whatever the draw), "independent", or "none" for both
-    known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed before: it is frozen
+def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda_rationale,
+                lambda_prediction=1.0, teacher_reads="student", kd_noise="shared", known=None):
+    """REKD: L_REKD. `teacher` is a Rationalist, frozen, in eval mode and no part of `model`.
+
+    teacher_reads   the teacher's predictor reads the "student"'s sampled mask (the release), or
+                    the "teacher"'s own noise-free one (the paper's figure)
+    kd_noise        teacher and student draw "shared" Gumbel noise for L_KD_R, the only choice with
+                    which two identical networks have a loss of 0; or "independent" (the release)
+    known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed
+                    before: it is frozen
     """
+    teacher_keep, teacher_logits = known or ask(teacher, x, teacher_reads)
+    teacher_pair = F.pad(teacher_keep.float().unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
     selectable = model.selectable(x)
-    with torch.no_grad():
-        keep = teacher.generator(x).diff(dim=-1) if known is None else known[0].unsqueeze(-1)   # (B, N, 1)
-    teacher_keep = F.pad(keep.float(), (1, 0))             # (B, N, 2): softmax and argmax see the difference of the two only
-    noise = gumbel_noise(teacher_keep.shape, device=teacher_keep.device)   # (B, N, 2)
+    noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
+    teacher_noise = noise if kd_noise == "shared" else None
+
     out = model(x, tau, noise)
-    prediction, selection = F.cross_entropy(out.logits, y), selection_loss(out.mask, rate, selectable)
-    rationale_kd = prediction_kd = prediction.new_zeros(())
-    if distil != "prediction":
-        student_log_probs, teacher_noise = out.log_probs, {"shared": noise, "independent": None}.get(kd_noise, 0 * noise)
-        if kd_noise == "none":
-            drop_keep = F.pad(out.keep_logits.unsqueeze(-1), (1, 0))       # (B, N, 2): softmax sees the difference only
-            student_log_probs = F.log_softmax(drop_keep / tau, dim=-1)
-        teacher_log_probs = sample_mask(teacher_keep, tau, selectable, teacher_noise)[1]
-        rationale_kd = rationale_kd_loss(student_log_probs, teacher_log_probs, selectable)
-    if distil != "rationale":
+    _, teacher_log_probs = sample_mask(teacher_pair, tau, selectable, teacher_noise)
+    if teacher_reads == "student" and lambda_prediction > 0:
         with torch.no_grad():
-            if teacher_reads == "teacher" and known is not None:
-                teacher_logits = known[1].float()                          # (B, C)
-            else:
-                teacher_logits = teacher.predictor(x, out.mask if teacher_reads == "student" else hard_mask(teacher_keep, selectable))
+            teacher_logits = teacher.predictor(x, out.mask)  # (B, C)
+
+    prediction = F.cross_entropy(out.logits, y)
+    selection = selection_loss(out.mask, rate, selectable)
+    rationale_kd = rationale_kd_loss(out.log_probs, teacher_log_probs, selectable)
+    prediction_kd = torch.zeros_like(prediction)
+    if lambda_prediction > 0:
         prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)
-    loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd,
-                     tau=tau, alpha=alpha, lambda_select=lambda_select, lambda_rationale=lambda_rationale)
-    return {"loss": loss, "prediction": prediction, "selection": selection, "rationale_kd": rationale_kd,
-            "prediction_kd": prediction_kd, "rate_sampled": sampled_rate(out.mask, selectable)}
+    loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd, tau=tau, alpha=alpha,
+                     lambda_select=lambda_select, lambda_rationale=lambda_rationale,
+                     lambda_prediction=lambda_prediction)
+    return {"loss": loss, "prediction": prediction, "selection": selection,
+            "rationale_kd": rationale_kd, "prediction_kd": prediction_kd,
+            "rate_sampled": sampled_rate(out.mask, selectable)}
+
+
+@torch.no_grad()
+def ask(teacher, x, teacher_reads="teacher"):
+    """-> keep_logits (B, N), logits (B, C): what the teacher says of its own rationale.
+
+    The logits are None where it will read its student's: its predictor has no work to do yet.
+    """
+    if teacher_reads == "student":
+        return teacher.generator(x).diff(dim=-1).squeeze(-1), None
+    out = teacher(x)
+    return out.keep_logits, out.logits
+
 
 def sampled_rate(mask, selectable=None):
-    return mask.detach().mean() if selectable is None else mask.detach().sum() / selectable.sum()
+    """The rate of the sampled masks, which is what L_select steers: a scalar without gradient."""
+    if selectable is None:
+        return mask.detach().mean()
+    return mask.detach().sum() / selectable.sum()
 
-# ---------------------------------------------------------------- how good is a rationale?
+
+# ---------------------------------------------------------------- 5. how good is a rationale?
 def selection_stats(mask, selectable=None):
-    """Selection rate per example, kept / selectable -> dict of floats: its mean and (population) standard deviation,
-    and the shares of examples with an empty and with a full mask."""
-    count = mask.float().sum(1)                                                                    # (B,)
-    features = torch.full_like(count, mask.shape[1]) if selectable is None else selectable.float().sum(1)
+    """Selection rate of each example, kept / selectable -> dict of floats over the examples.
+
+    rate_mean and rate_std (population), rate_empty and rate_full: the shares of examples with an
+    empty and with a full mask.
+    """
+    selectable = torch.ones_like(mask) if selectable is None else selectable
+    count = mask.float().sum(1)              # (B,)
+    features = selectable.float().sum(1)     # (B,)
     rate = count / features.clamp_min(1)
+    full = (count >= features) & (features > 0)
     return {"rate_mean": rate.mean().item(), "rate_std": rate.std(correction=0).item(),
             "rate_empty": (count == 0).float().mean().item(),
-            "rate_full": ((count >= features) & (features > 0)).float().mean().item()}
+            "rate_full": full.float().mean().item()}
+
 
 def agreement(mask, truth, selectable=None):
-    """Plausibility: mask against the true rationale, both (B, N) -> dict of floats: precision, recall, f1, iou.
+    """Plausibility: mask against the true rationale, (B, N) each -> precision, recall, f1, iou.
 
     Counts are pooled over all examples (micro average); a ratio with nothing to count is 0.
     """
-    mask, truth = mask.bool(), truth.bool()
+    mask = mask.bool()
+    truth = truth.bool()
     if selectable is not None:
-        mask, truth = mask & selectable, truth & selectable
-    both, kept, true = (int(t.sum()) for t in (mask & truth, mask, truth))
+        mask = mask & selectable
+        truth = truth & selectable
+    both = int((mask & truth).sum())
+    kept = int(mask.sum())
+    true = int(truth.sum())
     return {"precision": both / max(kept, 1), "recall": both / max(true, 1),
             "f1": 2 * both / max(kept + true, 1), "iou": both / max(kept + true - both, 1)}
 
+
 @torch.no_grad()
 def faithfulness(predictor, x, mask, selectable=None):
-    """Sufficiency and comprehensiveness of a rationale, each (B,) (ERASER, DeYoung et al. 2020). `predictor` in eval mode.
+    """Sufficiency and comprehensiveness of a rationale, each (B,) (ERASER, DeYoung et al. 2020).
 
-    With p the probability of the class that is predicted on the full input (mask = all selectable features):
+    With p the probability of the class predicted on the full input (mask = all selectable):
     sufficiency = p(full) - p(rationale), low if the rationale is enough;
-    comprehensiveness = p(full) - p(full without the rationale), high if nothing outside it would do.
+    comprehensiveness = p(full) - p(full without the rationale), high if nothing outside would do.
+    `predictor` in eval mode.
     """
     full = torch.ones_like(mask) if selectable is None else selectable.to(mask.dtype)
-    whole = predictor(x, full).softmax(-1)                      # (B, C)
-    label = whole.argmax(-1, keepdim=True)                      # (B, 1)
-    p_full, p_kept, p_rest = (p.gather(1, label).squeeze(1) for p in (    # (B,) each
-        whole, predictor(x, full * mask).softmax(-1), predictor(x, full * (1 - mask)).softmax(-1)))
-    return p_full - p_kept, p_full - p_rest
+    p_full, label = predictor(x, full).softmax(-1).max(-1)     # (B,) each
 
-def top_mask(scores, count, selectable=None):
-    """The `count` best-scored features of each example; scores (B, N), count an int or (B, 1) -> (B, N) float 0/1."""
-    if selectable is not None:
-        scores = scores.masked_fill(~selectable, -torch.inf)
-    rank = scores.argsort(1, descending=True).argsort(1)  # 0 = the best
-    return (rank < (count if selectable is None else selectable.sum(1, keepdim=True).clamp(max=count))).float()
+    def p(mask):
+        return predictor(x, mask).softmax(-1).gather(1, label.unsqueeze(1)).squeeze(1)  # (B,)
 
-def evaluation_mask(model, x, how="hard", tau=None, rate=None):
-    """What `model` keeps in evaluation, and what it says then -> mask (B, N), logits (B, C). `how`: "hard", noise-free;
-    "sample", one Gumbel draw at tau; "topk", exactly round(rate * n) of each example's n selectable features."""
-    out, selectable = model(x, tau if how == "sample" else None), model.selectable(x)
-    if how != "topk":
-        return out.mask, out.logits
-    features = (torch.ones_like(out.mask) if selectable is None else selectable).sum(1, keepdim=True)  # (B, 1)
-    mask = top_mask(out.keep_logits, (rate * features).round(), selectable)
-    return mask, model.predictor(x, mask)
+    return p_full - p(full * mask), p_full - p(full * (1 - mask))
 
-def faithfulness_and_chance(predictor, x, mask, selectable=None):
-    """-> `faithfulness` of mask, then that of a random mask of the same counts: four (B,)."""
-    chance = top_mask(torch.rand_like(mask), mask.sum(1, keepdim=True), selectable)
-    return *faithfulness(predictor, x, mask, selectable), *faithfulness(predictor, x, chance, selectable)
 
 def saliency(predictor, x, selectable):
-    """Gradient x input, the post-hoc explanation that a rationale is compared with: (B, N).
+    """Gradient x input of the predicted class, a post-hoc explanation to compare with: (B, N).
 
-    Where the mask multiplies the content, the predicted class's logit has dQ / dM_l = dQ / dR_l . X_l at the full mask. (With `drop`,
-    dQ / dM_l is that of attending to l.) As in training, activations are kept for the gradient: give x in small batches.
+    Where the mask multiplies the content, the logit's dQ / dM_l is dQ / dR_l . X_l, taken at the
+    full mask. (With `drop` it is that of attending to l.) Activations are kept for the gradient, as
+    in training: give x in small batches.
     """
     with torch.enable_grad():
         full = selectable.float().requires_grad_()
-        return torch.autograd.grad(predictor(x, full).max(1).values.sum(), full)[0]
+        top = predictor(x, full).max(1).values.sum()
+        return torch.autograd.grad(top, full)[0]
+
 
 def probe(masks, y, test_masks, test_y, epochs=20):
-    """The covert channel: how well do the masks *alone*, (n, N) without any content, tell the class? -> test accuracy, float.
+    """The covert channel: how well do masks *alone*, without content, tell the class?
 
-    A small network learns it from the training masks. Near chance (the largest class's share), the answer is in what was
-    selected; far above, the generator also writes it into where and how much it selects.
+    masks (n, N), y (n,) -> accuracy on the test masks, a float. A small network learns it from the
+    training masks, made in the same way as the test's. Near chance (the largest class's share), the
+    answer is in what was selected; far above, it is also written into where and how much.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(masks.shape[1], 64), nn.ReLU(), nn.Linear(64, int(y.max()) + 1)).to(masks.device)
+        network = nn.Sequential(nn.Linear(masks.shape[1], 64), nn.ReLU(),
+                                nn.Linear(64, int(y.max()) + 1)).to(masks.device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
         for _ in range(epochs):
             for batch in torch.randperm(len(y)).to(y.device).split(128):
@@ -278,13 +357,18 @@ def probe(masks, y, test_masks, test_y, epochs=20):
                 optimizer.step()
     return (network(test_masks).argmax(1) == test_y).float().mean().item()
 
-def sign_flip_test(differences):
-    """Is REKD - RE, paired by seed, significant? The exact two-sided sign-flip permutation test -> p.
 
-    If the two were alike, each difference could as well have had the other sign: p is the share of the 2^n choices of
-    signs whose sum is at least as far from 0 as the one observed. With n differences, p cannot go below 2 / 2^n.
+def sign_flip_test(differences):
+    """Exact two-sided sign-flip permutation test of differences paired by seed -> p.
+
+    If the two methods were alike, each difference could as well have had the other sign: p is the
+    share of the 2^n choices of signs whose sum is at least as far from 0 as the one observed. With
+    n differences, p cannot go below 2 / 2^n.
     """
     sums = torch.zeros(1, dtype=torch.float64)
     for difference in differences:
-        sums = torch.cat([sums + difference, sums - difference])  # (2^n,)
-    return (sums.abs() >= sums[0].abs() - 1e-9).double().mean().item()  # sums[0]: all signs as observed
+        sums = torch.cat([sums + difference, sums - difference])  # doubles: (2^n,) at the end
+    observed = sums[0].abs()  # all signs as they were
+    # Sums of accuracies over less than 500,000 examples are equal, or further apart than this.
+    tie = 2e-6
+    return (sums.abs() >= observed - tie).double().mean().item()

@@ -1,4 +1,4 @@
-"""The data: glyphs, class folders, downloads (from a server on this machine), splits, augmentation."""
+"""The data: glyphs, splits, images, class folders, downloads from a server on this machine."""
 
 import functools
 import hashlib
@@ -10,44 +10,62 @@ import threading
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torchvision import datasets
 
 import data
-from data import UserError, crop_and_flip, glyphs, load_dataset, read_image, stratified_order, to_input
-
+from data import (
+    UserError,
+    crop_and_flip,
+    fetch_hub,
+    glyphs,
+    load_dataset,
+    read_image,
+    stratified_order,
+    to_input,
+)
 
 # ---------------------------------------------------------------- glyphs
 
-def test_glyphs_are_the_same_every_time_and_another_seed_is_another_set():
+
+def test_glyphs_hang_on_the_seed():
     one, two, other = glyphs(50, 0), glyphs(50, 0), glyphs(50, 1)
-    assert torch.equal(one.x, two.x) and torch.equal(one.y, two.y) and not torch.equal(one.x, other.x)
     assert one.x.shape == (50, 3, 32, 32) and one.x.dtype == torch.uint8
+    assert torch.equal(one.x, two.x) and torch.equal(one.y, two.y)
+    assert not torch.equal(one.x, other.x)
 
 
-def test_the_truth_is_four_patches_that_hold_the_digit():
-    dataset = load_dataset("glyphs", limit=200)
-    assert dataset.train.truth.shape == (200, 64) and (dataset.train.truth.sum(1) == 4).all()
-    assert load_dataset("glyphs", limit=200, image_size=32, patch_size=8).train.truth.shape == (200, 16)
-    # inside the truth the digit itself is brighter than what surrounds it, where its font says so
+@pytest.mark.parametrize("patch_size, counts", [(4, {4}), (8, {1, 2, 4})])
+def test_the_truth_is_the_patches_that_the_digit_touches(patch_size, counts):
+    truth = load_dataset("glyphs", limit=200, patch_size=patch_size).train.truth
+    assert truth.shape == (200, (32 // patch_size) ** 2)
+    assert set(truth.sum(1).tolist()) == counts
+
+
+def test_the_truth_holds_the_digit():
+    """A seven is bright along its top, and has nothing at the bottom right."""
     split = glyphs(300, 0)
     sevens = (split.y == 7).nonzero().squeeze(1)
-    inside = torch.stack([split.x[i].float().mean(0)[split.truth[i]].view(8, 8) for i in sevens]).mean(0)
-    assert inside[0, :7].min() > inside[7, 4:].max() + 50        # a seven has a top bar, and nothing at the bottom right
+    digits = [split.x[i].float().mean(0)[split.truth[i]].view(8, 8) for i in sevens]
+    mean = torch.stack(digits).mean(0)
+    assert mean[0, :7].min() > mean[7, 4:].max() + 50
 
 
 def test_neither_colour_nor_place_nor_brightness_gives_the_digit_away():
-    """A linear classifier of the place of the truth and of each image's mean colour stays near chance (10 %)."""
+    """A linear classifier of the truth's place and the image's mean colour: chance is 10 %."""
     split = glyphs(4000, 0)
-    features = torch.cat([torch.nn.functional.avg_pool2d(split.truth.float()[:, None], 4).flatten(1), split.x.float().mean((2, 3)) / 255,
-                          torch.ones(4000, 1)], 1).double()
-    target = torch.nn.functional.one_hot(split.y, 10).double()
+    place = F.avg_pool2d(split.truth.float()[:, None], 4).flatten(1)
+    colour = split.x.float().mean((2, 3)) / 255
+    features = torch.cat([place, colour, torch.ones(4000, 1)], 1).double()
+    target = F.one_hot(split.y, 10).double()
     weights = torch.linalg.lstsq(features[:3000], target[:3000], driver="gelsd").solution
-    accuracy = ((features[3000:] @ weights).argmax(1) == split.y[3000:]).double().mean()
-    assert accuracy < 0.15
+    guess = (features[3000:] @ weights).argmax(1)
+    assert (guess == split.y[3000:]).double().mean() < 0.15
 
 
 # ---------------------------------------------------------------- splits
+
 
 def test_every_prefix_of_the_stratified_order_holds_the_classes_in_their_shares():
     y = torch.tensor([0] * 600 + [1] * 300 + [2] * 100)
@@ -58,208 +76,452 @@ def test_every_prefix_of_the_stratified_order_holds_the_classes_in_their_shares(
         assert (counts - torch.tensor([0.6, 0.3, 0.1]) * n).abs().max() <= 1
 
 
-def test_dev_is_a_fifth_apart_from_train_and_limits_are_nested():
+def images_of(split):
+    return {x.numpy().tobytes() for x in split.x}
+
+
+def test_dev_is_a_fifth_apart_from_train():
+    dataset = load_dataset("glyphs")
+    assert len(dataset.train) == 4 * len(dataset.dev)
+    assert not images_of(dataset.train) & images_of(dataset.dev)
+
+
+def test_limits_are_nested():
     whole, small, smaller = (load_dataset("glyphs", limit=limit) for limit in (None, 400, 100))
-    assert len(whole.train) == 4 * len(whole.dev) and len(small.train) == 400 and len(small.dev) == 100
-    rows = lambda split: {t.numpy().tobytes() for t in split.x}
-    assert not rows(whole.train) & rows(whole.dev)
-    assert rows(smaller.train) < rows(small.train) < rows(whole.train) and rows(small.dev) < rows(whole.dev)
+    assert len(small.train) == 400 and len(small.dev) == 100
+    assert images_of(smaller.train) < images_of(small.train) < images_of(whole.train)
+    assert images_of(small.dev) < images_of(whole.dev)
     assert len({whole.fingerprint, small.fingerprint, smaller.fingerprint}) == 3
-    assert small.fingerprint == load_dataset("glyphs", limit=400).fingerprint
+
+
+def test_a_limit_below_one_example_a_class_is_refused():
     with pytest.raises(UserError, match="--limit 9"):
         load_dataset("glyphs", limit=9)
 
 
+def change_pixel(train, classes):
+    order = stratified_order(train.y)
+    train.x[order[len(train) // 5 + 37], 1, 5, 7] ^= 1        # of the 38th training example
+
+
+def change_label(train, classes):
+    train.y[stratified_order(train.y)[len(train) // 5:][:2]] = torch.tensor([0, 0])
+
+
+def change_name(train, classes):
+    classes[3] = "three"
+
+
+@pytest.mark.parametrize("change", [change_pixel, change_label, change_name])
+def test_the_fingerprint_is_of_every_pixel_label_and_name(monkeypatch, change):
+    """What a teacher said of other data must not be reused."""
+    def fingerprint(change=lambda train, classes: None):
+        train, classes = glyphs(200, 0), list("0123456789")
+        change(train, classes)
+        made = train, glyphs(10, 1), classes, None
+        monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: made)
+        return load_dataset("glyphs", limit=100).fingerprint
+
+    assert fingerprint() == fingerprint() != fingerprint(change)
+
+
 # ---------------------------------------------------------------- pixels
+
 
 def test_to_input_normalises_and_resizes():
     white = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
     x = to_input(white, 64)
     assert x.shape == (2, 3, 64, 64)
-    assert x[0, :, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+    expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    assert x[0, :, 0, 0].tolist() == pytest.approx(expected)
 
 
 def test_crop_and_flip_are_shifts_and_mirrors_of_the_padded_image():
     image = torch.arange(1, 3 * 16 * 16 + 1).view(1, 3, 16, 16)
-    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))[0]
-    choices = {}
-    for top in range(5):
-        for left in range(5):
-            crop = padded[:, top:top + 16, left:left + 16]
-            choices[crop.numpy().tobytes()], choices[crop.flip(2).numpy().tobytes()] = (top, left, 0), (top, left, 1)
-    views = torch.tensor([(top, left, flip) for top in range(5) for left in range(5) for flip in range(2)])
-    for view, x in zip(views.tolist(), crop_and_flip(image.expand(50, -1, -1, -1), views)):
-        assert choices[x.contiguous().numpy().tobytes()] == tuple(view)
+    padded = F.pad(image, (2, 2, 2, 2))[0]
+    corners = [(top, left) for top in range(5) for left in range(5)]
+    views = torch.tensor([(*corner, flip) for corner in corners for flip in range(2)])
+    found = crop_and_flip(image.expand(50, -1, -1, -1), views)
+    for x, (top, left, flip) in zip(found, views.tolist(), strict=True):
+        crop = padded[:, top:top + 16, left:left + 16]
+        assert torch.equal(x, crop.flip(2) if flip else crop)
 
 
-def test_a_view_is_a_function_of_the_example_and_its_number_whatever_the_batch_or_the_limit(tmp_path):
+def test_views_crop_and_flip_evenly(tmp_path):
     make_folder(tmp_path, n=60)
-    whole, few = load_dataset("pets", tmp_path, views=3), load_dataset("pets", tmp_path, views=3, limit=40)
-    assert whole.views.shape == (3, 96, 3) and whole.views[..., :2].amax() == 8 and whole.views[..., 2].float().mean().sub(0.5).abs() < 0.1
+    views = load_dataset("pets", tmp_path, views=3).views
+    assert views.shape == (3, 96, 3)                           # of 120 images, 24 are dev
+    assert views[..., :2].amin() == 0 and views[..., :2].amax() == 8
+    assert views[..., 2].unique().tolist() == [0, 1]
+    assert abs(views[..., 2].float().mean() - 0.5) < 0.1
+
+
+def test_a_view_is_the_same_whatever_the_limit_or_batch(tmp_path):
+    make_folder(tmp_path, n=60)
+    whole = load_dataset("pets", tmp_path, views=3)
+    few = load_dataset("pets", tmp_path, views=3, limit=40)
     assert torch.equal(few.views, whole.views[:, :40])
-    images = torch.cat([x for x, _ in whole.batches(whole.train, 7, view=1)])
-    order = torch.randperm(96)
-    assert torch.equal(torch.cat([x for x, _ in whole.batches(whole.train, 32, order, view=4)]), images[order])   # view 4 is view 1 again
-    assert not torch.equal(torch.cat([x for x, _ in whole.batches(whole.train, 32, view=2)]), images)
+
+    def seen(batch_size, view, order=None):
+        batches = whole.batches(whole.train, batch_size, order, view)
+        return torch.cat([x for _, x, _ in batches])
+
+    images, order = seen(7, view=1), torch.randperm(96)
+    assert torch.equal(seen(32, 4, order), images[order])      # of three views, 4 is 1 again
+    assert not torch.equal(seen(32, view=2), images)
+
+
+def test_batches_tell_which_examples_they_hold():
+    dataset = load_dataset("glyphs", limit=50)
+    order = torch.randperm(50)
+    batches = list(dataset.batches(dataset.train, 16, order))
+    assert [len(rows) for rows, _, _ in batches] == [16, 16, 16, 2]
+    assert torch.equal(torch.cat([rows for rows, _, _ in batches]), order)
+    for rows, x, y in batches:
+        assert torch.equal(x, to_input(dataset.train.x[rows], 32))
+        assert torch.equal(y, dataset.train.y[rows])
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "1", "I;16", "CMYK"])
 def test_images_of_any_mode_become_rgb(tmp_path, mode):
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
     if mode == "I;16":
-        Image.fromarray(np.full((10, 20), 51400, np.uint16)).save(path)                        # 200 / 255
+        image = Image.fromarray(np.full((10, 20), 51400, np.uint16))        # 200 / 255
     else:
-        Image.new("RGB", (20, 10), (200, 200, 200)).convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
-    image = read_image(path)
-    assert image.shape == (3, 10, 20) and image.dtype == torch.uint8
+        grey = Image.new("RGB", (20, 10), (200, 200, 200))
+        image = grey.convert(mode, palette=Image.Palette.ADAPTIVE)
+    image.save(path)
+    pixels = read_image(path)
+    assert pixels.shape == (3, 10, 20) and pixels.dtype == torch.uint8
     if mode != "1":
-        assert (image.float() - 200).abs().max() < 4
+        assert (pixels.float() - 200).abs().max() < 4
     assert read_image(path, 8).shape == (3, 8, 8)
 
 
-def test_transparent_pixels_are_white_and_photographs_stand_upright(tmp_path):
+def test_transparent_pixels_are_white(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (read_image(tmp_path / "clear.png") == 255).all()
+
+
+def test_photographs_stand_upright(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6                                           # turned by 90 degrees
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (3, 20, 10)
 
 
 # ---------------------------------------------------------------- class folders
 
+
 def make_folder(root, *, classes=("cat", "dog"), n=10, size=lambda i: (32, 32)):
     generator = np.random.default_rng(0)
     for part in ("train", "test"):
         for name in classes:
-            (root / "pets" / part / name).mkdir(parents=True)
+            folder = root / "pets" / part / name
+            folder.mkdir(parents=True)
             for i in range(n):
                 w, h = size(i)
-                Image.fromarray(generator.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(root / "pets" / part / name / f"{i}.{'PNG' if i % 2 else 'jpeg'}")
+                pixels = generator.integers(0, 256, (h, w, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.{'PNG' if i % 2 else 'jpeg'}")
     return root / "pets"
 
 
-def test_a_folder_of_one_square_size_stays_at_it_and_other_sizes_are_resized(tmp_path):
-    make_folder(tmp_path / "a")
-    dataset = load_dataset("pets", tmp_path / "a", image_size=64, patch_size=16)
-    assert dataset.classes == ["cat", "dog"] and dataset.train.x.shape == (16, 3, 32, 32) and len(dataset.dev) == 4 and len(dataset.test) == 20
-    assert next(dataset.batches(dataset.train, 3))[0].shape == (3, 3, 64, 64)                # resized batch by batch
-    assert load_dataset("pets", tmp_path / "a", image_size=16, patch_size=4).train.x.shape[2:] == (16, 16)
-    make_folder(tmp_path / "b", size=lambda i: (20 + i, 50))
-    assert load_dataset("pets", tmp_path / "b", image_size=48, patch_size=16).train.x.shape[2:] == (48, 48)
+@pytest.mark.parametrize("size, image_size, kept", [
+    (lambda i: (32, 32), 64, 32),              # small squares of one size stay as they are
+    (lambda i: (32, 32), 16, 16),              # larger ones are resized as they are read
+    (lambda i: (20 + i, 50), 64, 64),          # and so are those of several sizes
+])
+def test_images_are_kept_at_their_own_size_or_the_models(tmp_path, size, image_size, kept):
+    make_folder(tmp_path, size=size)
+    dataset = load_dataset("pets", tmp_path, image_size=image_size)
+    assert dataset.classes == ["cat", "dog"]
+    assert dataset.train.x.shape == (16, 3, kept, kept)
+    assert len(dataset.dev) == 4 and len(dataset.test) == 20
+    _, x, _ = next(dataset.batches(dataset.train, 3))
+    assert x.shape == (3, 3, image_size, image_size)
 
 
-def test_the_cache_is_used_until_a_file_changes_and_a_torn_one_is_rebuilt(tmp_path, monkeypatch):
+def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     folder = make_folder(tmp_path)
     first = load_dataset("pets", tmp_path)
     reads = []
-    monkeypatch.setattr(data, "read_image", lambda path, size: reads.append(path) or read_image(path, size))
-    assert torch.equal(load_dataset("pets", tmp_path).train.x, first.train.x) and not reads    # second start: nothing decoded
+    read = lambda path, size: reads.append(path) or read_image(path, size)  # noqa: E731
+    monkeypatch.setattr(data, "read_image", read)
+    assert torch.equal(load_dataset("pets", tmp_path).train.x, first.train.x)
+    assert not reads                                           # second start: nothing decoded
     Image.new("RGB", (32, 32)).save(folder / "train" / "cat" / "3.PNG")
-    assert load_dataset("pets", tmp_path).fingerprint != first.fingerprint or reads            # noticed
-    assert len(reads) == 40
-    cache = folder / ".rekd-cache.pt"
-    cache.write_bytes(cache.read_bytes()[:1000])
     load_dataset("pets", tmp_path)
-    assert len(reads) == 80
+    assert len(reads) == 40
 
 
-def test_mistakes_in_a_folder_are_named(tmp_path):
-    folder = make_folder(tmp_path / "corrupt")
-    (folder / "train" / "dog" / "4.jpeg").write_bytes((folder / "train" / "dog" / "4.jpeg").read_bytes()[:600])
-    with pytest.raises(UserError, match=r"dog/4.jpeg cannot be read as an image"):
-        load_dataset("pets", tmp_path / "corrupt")
-    folder = make_folder(tmp_path / "empty")
-    for file in (folder / "train" / "cat").iterdir():
+def test_a_torn_cache_is_made_again(tmp_path):
+    folder = make_folder(tmp_path)
+    first = load_dataset("pets", tmp_path)
+    for cache in folder.glob(".*.pt"):
+        cache.write_bytes(cache.read_bytes()[:1000])
+    assert torch.equal(load_dataset("pets", tmp_path).train.x, first.train.x)
+
+
+def test_a_moved_folder_keeps_its_cache(tmp_path, monkeypatch):
+    make_folder(tmp_path / "a")
+    load_dataset("pets", tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.setattr(data, "read_image", lambda path, size: pytest.fail("decoded again"))
+    load_dataset("pets", tmp_path / "b")
+
+
+def empty_class(pets):
+    for file in (pets / "train" / "cat").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match="class folder .*train/cat has no .png, .jpg, .jpeg file"):
-        load_dataset("pets", tmp_path / "empty")
-    make_folder(tmp_path / "one", classes=["cat"])
-    with pytest.raises(UserError, match="at least two"):
-        load_dataset("pets", tmp_path / "one")
-    folder = make_folder(tmp_path / "uneven")
-    (folder / "test" / "dog").rename(folder / "test" / "wolf")
-    with pytest.raises(UserError, match="must be the same"):
-        load_dataset("pets", tmp_path / "uneven")
-    (tmp_path / "notest" / "pets" / "train").mkdir(parents=True)
-    with pytest.raises(UserError, match="no folder 'test'"):
-        load_dataset("pets", tmp_path / "notest")
+
+
+MISTAKES = {
+    "dog/4.jpeg cannot be read as an image":
+        lambda pets: (pets / "train" / "dog" / "4.jpeg").write_bytes(b"\xff\xd8\xff"),
+    "class folder .*train/cat has no .png, .jpg, .jpeg file": empty_class,
+    "at least two": lambda pets: (pets / "train" / "cat").rename(pets / "train" / ".cat"),
+    "must be the same": lambda pets: (pets / "test" / "dog").rename(pets / "test" / "wolf"),
+    r"test has the class folders \[\]": lambda pets: (pets / "test").rename(pets / "exam"),
+    "no data set 'pets'": lambda pets: pets.rename(pets.with_name("pests")),
+}
+
+
+@pytest.mark.parametrize("sentence", MISTAKES)
+def test_a_mistake_in_a_folder_is_named(tmp_path, sentence):
+    folder = make_folder(tmp_path)
+    MISTAKES[sentence](folder)
+    with pytest.raises(UserError, match=sentence) as error:
+        load_dataset("pets", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_is_answered_with_what_there_is(tmp_path):
+    make_folder(tmp_path)
     with pytest.raises(UserError, match="no data set 'pest': there are .*glyphs, cifar10, .* pets"):
-        load_dataset("pest", tmp_path / "corrupt")
+        load_dataset("pest", tmp_path)
 
 
-# ---------------------------------------------------------------- downloads, from a server on this machine
+@pytest.mark.parametrize("path", ["{}/pets", "../x/pets", "pets/train", "."])
+def test_a_path_is_no_name(tmp_path, path):
+    """Runs are kept under the name: they would be written into the folder of the data."""
+    make_folder(tmp_path / "x")
+    with pytest.raises(UserError, match="no data set"):
+        data.kind_of(path.format(tmp_path / "x"), tmp_path / "x")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=f"cannot write {path}: No space left"):
+        data.write_atomically(path, write)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------- downloads
+
+
+class Web(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder. Files in `server.cut` break off half-way, those in `server.broken` fail."""
+
+    def do_GET(self):
+        name = self.path.rpartition("/")[2]
+        self.server.asked.append(self.path)
+        if name in self.server.broken:
+            self.send_error(500)
+        elif name in self.server.cut:
+            content = (self.server.folder / self.path[1:]).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:len(content) // 2])
+        else:
+            super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
 
 @pytest.fixture
-def server(tmp_path):
-    """A web server of tmp_path/www; yields (its address, the folder)."""
-    (tmp_path / "www").mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "www"))
-    handler.log_message = lambda *args: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{web.server_port}", tmp_path / "www"
-        web.shutdown()
+def web(tmp_path, monkeypatch):
+    """A web server of tmp_path/www."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    monkeypatch.setenv("no_proxy", "*")
+    handler = functools.partial(Web, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.folder, server.address = folder, f"http://127.0.0.1:{server.server_port}"
+        server.asked, server.cut, server.broken = [], [], []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
-def fake_cifar100(www, address, monkeypatch):
-    """A CIFAR-100 archive in the published layout, but of 40 + 10 images, and torchvision told of its address and checksums."""
-    md5 = lambda b: hashlib.md5(b).hexdigest()
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def cifar100(web, monkeypatch):
+    """An archive in the published layout, but of 40 + 10 images, and torchvision told of it."""
     generator = np.random.default_rng(0)
     files = {}
     for part, n in (("train", 40), ("test", 10)):
+        pixels = generator.integers(0, 256, (n, 3072), dtype=np.uint8)
         fine = [i % 4 for i in range(n)]
-        files[part] = pickle.dumps({"data": generator.integers(0, 256, (n, 3072), dtype=np.uint8), "fine_labels": fine, "coarse_labels": [c // 2 for c in fine]})
-    files["meta"] = pickle.dumps({"fine_label_names": ["apple", "pear", "cat", "dog"], "coarse_label_names": ["fruit", "animal"]})
-    base = www.parent / "cifar-100-python"
+        coarse = [c // 2 for c in fine]
+        content = {"data": pixels, "fine_labels": fine, "coarse_labels": coarse}
+        files[part] = pickle.dumps(content)
+    names = {"fine_label_names": ["apple", "pear", "cat", "dog"],
+             "coarse_label_names": ["fruit", "animal"]}
+    files["meta"] = pickle.dumps(names)
+    base = web.folder.parent / "cifar-100-python"
     base.mkdir()
     for name, content in files.items():
         (base / name).write_bytes(content)
-    with tarfile.open(www / "cifar-100-python.tar.gz", "w:gz") as archive:
-        archive.add(base, "cifar-100-python")
+    archive = web.folder / "cifar-100-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(base, "cifar-100-python")
     source = datasets.CIFAR100
-    monkeypatch.setattr(source, "url", f"{address}/cifar-100-python.tar.gz")
-    monkeypatch.setattr(source, "tgz_md5", md5((www / "cifar-100-python.tar.gz").read_bytes()))
+    monkeypatch.setattr(source, "url", f"{web.address}/{archive.name}")
+    monkeypatch.setattr(source, "tgz_md5", md5(archive.read_bytes()))
     monkeypatch.setattr(source, "train_list", [["train", md5(files["train"])]])
     monkeypatch.setattr(source, "test_list", [["test", md5(files["test"])]])
-    monkeypatch.setattr(source, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5(files["meta"])})
+    meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(files["meta"])}
+    monkeypatch.setattr(source, "meta", meta)
+    return archive
 
 
-def test_cifar100_has_fine_and_coarse_labels_from_one_download(tmp_path, server, monkeypatch):
-    fake_cifar100(server[1], server[0], monkeypatch)
-    fine, coarse = load_dataset("cifar100", tmp_path / "data"), load_dataset("cifar100_coarse", tmp_path / "data")
-    assert fine.classes == ["apple", "pear", "cat", "dog"] and coarse.classes == ["fruit", "animal"]
+def test_cifar100_has_fine_and_coarse_labels_from_one_download(tmp_path, web, cifar100):
+    fine = load_dataset("cifar100", tmp_path / "data")
+    web.asked.clear()
+    coarse = load_dataset("cifar100_coarse", tmp_path / "data")
+    assert not web.asked
+    assert fine.classes == ["apple", "pear", "cat", "dog"]
+    assert coarse.classes == ["fruit", "animal"]
     assert fine.test.x.shape == (10, 3, 32, 32) and torch.equal(fine.test.x, coarse.test.x)
     assert coarse.test.y.tolist() == [c // 2 for c in fine.test.y.tolist()]
 
 
-def test_a_failed_download_leaves_nothing_and_says_what_to_do_by_hand(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(data.time, "sleep", lambda seconds: None)           # between attempts
-    fake_cifar100(server[1], server[0], monkeypatch)
-    archive = server[1] / "cifar-100-python.tar.gz"
-    whole = archive.read_bytes()
-    archive.write_bytes(whole[:-100])                                     # cut on its way
-    with pytest.raises(UserError, match="incomplete.*put it at .*cifar-100-python.tar.gz"):
+def test_the_pixels_of_cifar_are_rows_of_red_green_and_blue(tmp_path, cifar100):
+    test = load_dataset("cifar100", tmp_path / "data").test
+    path = tmp_path / "data" / "cifar-100-python" / "test"
+    raw = pickle.loads(path.read_bytes())["data"]
+    assert test.x.flatten(1).tolist() == raw.tolist()
+
+
+FAULTS = {
+    "cut archive": lambda web, archive: archive.write_bytes(archive.read_bytes()[:-100]),
+    "cut connection": lambda web, archive: web.cut.append(archive.name),
+    "missing": lambda web, archive: archive.unlink(),
+    "nobody there": lambda web, archive: setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/x"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failed_download_says_what_to_do_by_hand(tmp_path, web, cifar100, fault):
+    whole = cifar100.read_bytes()
+    FAULTS[fault](web, cifar100)
+    by_hand = tmp_path / "data" / "cifar-100-python.tar.gz"
+    sentence = f"cannot download {datasets.CIFAR100.url} .*put it at {by_hand}"
+    with pytest.raises(UserError, match=sentence) as error:
         load_dataset("cifar100", tmp_path / "data")
-    archive.unlink()                                                      # 404
-    with pytest.raises(UserError, match=f"cannot download {server[0]}.*put it at"):
-        load_dataset("cifar100", tmp_path / "data")
-    monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/x.tar.gz")  # no one there
-    with pytest.raises(UserError, match="cannot download http://127.0.0.1:9/x.tar.gz"):
-        load_dataset("cifar100", tmp_path / "data")
-    assert not list((tmp_path / "data").iterdir())
-    (tmp_path / "data" / "cifar-100-python.tar.gz").write_bytes(whole)    # put there by hand, as told
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "data").glob("*"))             # nothing is left
+    by_hand.parent.mkdir(exist_ok=True)
+    by_hand.write_bytes(whole)                                 # put there, as told
     assert len(load_dataset("cifar100", tmp_path / "data").test) == 10
 
 
-def test_the_fingerprint_is_of_every_pixel(monkeypatch):
-    """What a teacher said of other pixels must not be reused."""
-    before, original = load_dataset("glyphs", limit=100), data.BUILT_IN["glyphs"]
+def test_a_pickle_that_is_not_theirs_is_never_opened(tmp_path, cifar100, capsys):
+    load_dataset("cifar100", tmp_path / "data")
+    bomb = b"cbuiltins\nprint\n(S'boom'\ntR."
+    (tmp_path / "data" / "cifar-100-python" / "train").write_bytes(bomb)
+    with pytest.raises(UserError, match="cifar-100-python is damaged: remove it"):
+        load_dataset("cifar100_coarse", tmp_path / "data")
+    assert "boom" not in capsys.readouterr().out
 
-    def one_pixel_changed():
-        train, *others = original()
-        train.x[data.stratified_order(train.y)[len(train) // 5 + 37], 1, 5, 7] ^= 1               # of the 38th training example
-        return train, *others
-    monkeypatch.setitem(data.BUILT_IN, "glyphs", one_pixel_changed)
-    after = load_dataset("glyphs", limit=100)
-    assert (after.train.x != before.train.x).sum() == 1 and after.fingerprint != before.fingerprint
+
+def test_imdb_is_a_class_folder_in_an_archive(tmp_path, monkeypatch):
+    """The archive that lies beside it has another checksum, and the real one cannot be had."""
+    archive = tmp_path / "data" / "aclImdb_v1.tar.gz"
+    archive.parent.mkdir()
+    archive.write_bytes(b"another file")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(UserError, match=f"cannot download https.*put it at {archive}"):
+        load_dataset("imdb", tmp_path / "data")
+    for part in ("train", "test"):
+        for name in ("neg", "pos"):
+            folder = tmp_path / "data" / "aclImdb" / part / name
+            folder.mkdir(parents=True)
+            (folder / "0_1.txt").write_text("a film")
+    assert load_dataset("imdb", tmp_path / "data").classes == ["neg", "pos"]
+
+
+# ---------------------------------------------------------------- files of Hugging Face's hub
+
+NAMES = "model.safetensors", "pytorch_model.bin"
+
+
+@pytest.fixture
+def hub(web, tmp_path, monkeypatch):
+    """The server as hub of the repository org/name; hub.cache: where its files are kept."""
+    monkeypatch.setenv("HF_ENDPOINT", web.address + "/")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    web.files = web.folder / "org" / "name" / "resolve" / "main"
+    web.files.mkdir(parents=True)
+    web.cache = tmp_path / "torch" / "hub" / "checkpoints" / "org--name"
+    return web
+
+
+def test_a_file_is_fetched_once(hub, monkeypatch):
+    (hub.files / "vocab.txt").write_bytes(b"[PAD]\n" * 1_000_000)
+    path = fetch_hub("org/name", "vocab.txt")
+    assert path == hub.cache / "vocab.txt"
+    assert path.read_bytes() == (hub.files / "vocab.txt").read_bytes()
+    assert list(hub.cache.iterdir()) == [path]
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")     # no one there
+    assert fetch_hub("org/name", "vocab.txt") == path
+
+
+def test_the_first_file_that_the_repository_has_is_fetched(hub):
+    (hub.files / NAMES[1]).write_bytes(b"bin")
+    assert fetch_hub("org/name", *NAMES) == hub.cache / NAMES[1]
+    (hub.files / NAMES[0]).write_bytes(b"safe")
+    assert fetch_hub("org/name", *NAMES) == hub.cache / NAMES[1]  # what is there is used
+    (hub.cache / NAMES[1]).unlink()
+    assert fetch_hub("org/name", *NAMES).read_bytes() == b"safe"
+
+
+@pytest.mark.parametrize("fault", ["cut", "broken"])
+def test_a_cut_or_failing_file_leaves_nothing(hub, fault):
+    (hub.files / "a.bin").write_bytes(bytes(range(256)) * 20_000)
+    (hub.files / "b.bin").write_bytes(b"another file, which must not be taken for a.bin")
+    getattr(hub, fault).append("a.bin")
+    url = f"{hub.address}/org/name/resolve/main/a.bin"
+    sentence = f"cannot download {url} .*put it at {hub.cache}/a.bin.*--init scratch"
+    with pytest.raises(UserError, match=sentence):
+        fetch_hub("org/name", "a.bin", "b.bin")
+    assert not list(hub.cache.glob("*"))
+
+
+def test_a_repository_without_any_of_the_files_is_named(hub):
+    with pytest.raises(UserError, match="pytorch_model.bin .*404"):
+        fetch_hub("org/name", *NAMES)
+    assert not list(hub.cache.glob("*"))
+
+
+def test_without_network_one_sentence_says_what_to_put_where(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9/")
+    with pytest.raises(UserError, match=f"put it at {hub.cache}/{NAMES[0]}") as error:
+        fetch_hub("org/name", *NAMES)
+    assert "\n" not in str(error.value) and "--init scratch" in str(error.value)
+    hub.cache.mkdir(parents=True, exist_ok=True)
+    (hub.cache / NAMES[1]).write_bytes(b"by hand")
+    assert fetch_hub("org/name", *NAMES).read_bytes() == b"by hand"

@@ -1,131 +1,568 @@
-"""The networks: isolation of what was not selected, shapes, gradients, checkpoints."""
+"""The networks, both kinds under both maskings: what is hidden stays hidden, bit for bit; what its
+gradient tells; packing changes no logit; a checkpoint comes back, or a sentence says why not."""
+
+import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import models
-from models import PRESETS, Generator, Predictor, SelectAll, ViT, build, load, parse_preset
-from rekd import Rationalist, hard_mask
+from models import (BERT, PRESETS, Generator, Predictor, SelectAll, UserError, ViT, build, load,
+                    load_teacher, masked_attention, pack, parse_preset)
+from rekd import Rationalist, sample_mask
 
-SHAPE = dict(preset="vit_nano", num_classes=10, image_size=32, patch_size=4)
+KINDS = pytest.mark.parametrize("kind", ["vit", "bert"])
+MASKINGS = pytest.mark.parametrize("masking", ["zero", "drop"])
+N = {"vit": 16, "bert": 12}
+VOCAB = 50
 
 
-def vit(**options):
-    return ViT(**{**dict(dim=24, depth=2, heads=2, image_size=32, patch_size=4), **options})
+def network(kind, masking="drop", **options):
+    """A small predictor in eval mode, with attention sharp enough that tokens influence others."""
+    shape = (dict(image_size=16, patch_size=4) if kind == "vit" else
+             dict(vocab_size=VOCAB, max_len=12))
+    size = dict(dim=16, depth=2, heads=2, masking=masking)
+    backbone = (ViT if kind == "vit" else BERT)(**{**size, **shape, **options})
+    with torch.no_grad():
+        for block in backbone.blocks:
+            block.qkv.weight *= 2
+    return Predictor(backbone, 5).eval()
 
 
-def test_shapes():
-    pixels = torch.randn(3, 3, 32, 32)
-    backbone = vit()
-    assert backbone(pixels).shape == (3, 1 + 64, 24)
-    assert backbone.selectable(pixels).shape == (3, 64) and backbone.selectable(pixels).all()
-    assert Generator(backbone)(pixels).shape == (3, 64, 2)
-    assert Predictor(backbone, 7)(pixels, torch.ones(3, 64)).shape == (3, 7)
+def inputs(kind, B=4):
+    """Pixels (B, 3, 16, 16), or ragged tokens (B, 12): [CLS] = 1, words, [SEP] = 2, padding = 0."""
+    if kind == "vit":
+        return torch.randn(B, 3, 16, 16)
+    place, last = torch.arange(12), torch.randint(5, 11, (B, 1))
+    last[:2] = torch.tensor([[11], [5]])  # one text without padding, the others with
+    tokens = torch.randint(3, VOCAB, (B, 12))
+    tokens = torch.where(place < last, tokens, torch.where(place == last, 2, 0))
+    tokens[:, 0] = 1
+    return tokens
+
+
+def random_mask(predictor, x, rate=0.4):
+    selectable = predictor.backbone.selectable(x)
+    return ((torch.rand(selectable.shape) < rate) & selectable).float()
+
+
+def changed(kind, x, where, shift=7):
+    """x with other content at the features where `where` is 1: huge pixels, other words."""
+    if kind == "bert":
+        return torch.where(where.bool(), 1 + (x + shift) % (VOCAB - 1), x)  # typed [SEP]s too
+    pixels = where.view(-1, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return torch.where(pixels.bool(), 1e4 * torch.randn_like(x), x)
+
+
+def all_ways(predictor, x, mask):
+    """Logits of a mask that needs a gradient, of one that does not, and packed where possible."""
+    with_gradient = predictor(x, mask.clone().requires_grad_()).detach()
+    return with_gradient, predictor(x, mask, packed=False), predictor(x, mask)
+
+
+# ---------------------------------------------------------------- the formula
+
+def attend(keys, values, mask, requires_grad=True):
+    """One head, one query, width 1: the query is 1, so scores are keys. -> (result, mask leaf)."""
+    k, v = (torch.tensor(t, dtype=torch.float32).view(1, 1, -1, 1) for t in (keys, values))
+    mask = torch.tensor(mask, dtype=torch.float32).requires_grad_(requires_grad)
+    return masked_attention(torch.ones_like(k), k, v, mask.view(1, 1, 1, -1))[0, 0, 0, 0], mask
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("mask, expected", [
+    ([1, 1, 1], (1 * 1 + 2 * 10 + 3 * 100) / 6),
+    ([1, 0, 1], (1 * 1 + 3 * 100) / 4),             # weights 1/4, 0, 3/4
+    ([1, 0, 0], 1.0),
+    ([1, .5, 1], (1 * 1 + 1 * 10 + 3 * 100) / 5)])  # relaxed: the second counts half
+def test_attention_by_hand(mask, expected, requires_grad):
+    keys, values = [0.0, math.log(2), math.log(3)], [1.0, 10.0, 100.0]  # exp(score) = 1, 2, 3
+    assert attend(keys, values, mask, requires_grad)[0].item() == pytest.approx(expected)
+
+
+def test_the_gradient_of_a_hidden_token_by_hand():
+    result, mask = attend([0.0, math.log(2), math.log(3)], [1.0, 10.0, 100.0], [1, 0, 1])
+    result.backward()
+    # y = sum M e v / sum M e = 301 / 4 = 75.25, so dy / dM_l = e_l (v_l - y) / 4.
+    expected = [1 * (1 - 75.25) / 4, 2 * (10 - 75.25) / 4, 3 * (100 - 75.25) / 4]
+    assert mask.grad.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("keys, expected", [
+    ([0, 1e4, 0], 2), ([0, 1e30, 0], 2), ([0, -1e4, 0], 2),
+    ([-1e4, 1e4, -2e4], 1)])  # the visible ones may be as far apart as they like
+def test_a_hidden_token_that_would_dominate_changes_nothing(keys, expected):
+    result, mask = attend(keys, [1, 1e6, 3], [1, 0, 1])
+    assert result == attend(keys, [1, 1e6, 3], [1, 0, 1], requires_grad=False)[0] == expected
+    result.backward()
+    assert mask.grad.isfinite().all()
+
+
+@KINDS
+def test_gradients_stay_finite_where_scores_are_in_the_thousands(kind):
+    predictor, x = network(kind), inputs(kind)
+    with torch.no_grad():
+        predictor.backbone.blocks[0].qkv.weight *= 100
+    mask = random_mask(predictor, x).requires_grad_()
+    logits = predictor(x, mask)
+    logits.sum().backward()
+    assert logits.isfinite().all() and mask.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in predictor.parameters())
+    hidden = predictor.backbone.selectable(x) * (1 - mask.detach())
+    assert torch.equal(predictor(changed(kind, x, hidden), mask), logits)
+
+
+# ---------------------------------------------------------------- isolation
+
+@KINDS
+@MASKINGS
+def test_what_was_not_selected_does_not_matter_bit_for_bit(kind, masking):
+    predictor, x = network(kind, masking), inputs(kind)
+    mask = random_mask(predictor, x)
+    mask[3] = 0
+    for shift in range(1, VOCAB - 1, 5):
+        other = changed(kind, x, predictor.backbone.selectable(x) * (1 - mask), shift)
+        assert not torch.equal(x, other)
+        ways = zip(all_ways(predictor, x, mask), all_ways(predictor, other, mask), strict=True)
+        assert all(torch.equal(before, after) for before, after in ways)
+    for i in mask[0].nonzero()[:, 0]:  # each selected one does count
+        one = torch.zeros_like(mask)
+        one[0, i] = 1
+        after = predictor(changed(kind, x, one), mask)
+        assert not torch.allclose(predictor(x, mask)[0], after[0], atol=1e-4)
+
+
+@KINDS
+@MASKINGS
+def test_where_the_unselected_are_matters_under_zero_alone(kind, masking):
+    """Permute the position table's rows of unselected features: `zero` leaves them in sight."""
+    predictor, x = network(kind, masking), inputs(kind)
+    mask = random_mask(predictor, x)[:1].expand(4, -1).contiguous()  # one table, so one mask
+    before = all_ways(predictor, x, mask)
+    positions = predictor.backbone.positions
+    table = positions[0] if kind == "vit" else positions.weight
+    hidden = (mask[0] == 0).nonzero()[:, 0] + (kind == "vit")  # the ViT's table begins with [CLS]
+    hidden = hidden[hidden > 0]
+    with torch.no_grad():
+        table[hidden] = table[hidden.roll(1)]
+    for old, new in zip(before, all_ways(predictor, x, mask), strict=True):
+        assert torch.equal(old, new) == (masking == "drop")
+
+
+@KINDS
+@MASKINGS
+def test_an_empty_mask_shows_nothing(kind, masking):
+    predictor, x, empty = network(kind, masking), inputs(kind), torch.zeros(4, N[kind])
+    other = changed(kind, x, predictor.backbone.selectable(x).float())
+    ways = zip(all_ways(predictor, x, empty), all_ways(predictor, other, empty), strict=True)
+    for before, after in ways:
+        assert before.isfinite().all() and torch.equal(before, after)
+        assert torch.allclose(before, predictor(x, empty), atol=1e-6)
+        if masking == "drop" or kind == "vit":  # `zero` shows the length of a text
+            assert torch.allclose(before[0], before[1:], atol=1e-6)
+
+
+@KINDS
+@MASKINGS
+def test_a_full_mask_shows_the_whole_input(kind, masking):
+    predictor, x, full = network(kind, masking), inputs(kind), torch.ones(4, N[kind])
+    whole = predictor(x)
+    if kind == "bert" and masking == "drop":  # [SEP] is no word: under `drop`, a mask hides it
+        whole = predictor(torch.where(x == 2, 0, x))
+        assert not torch.allclose(whole, predictor(x), atol=1e-6)
+    for logits in all_ways(predictor, x, full):
+        assert torch.allclose(logits, whole, atol=1e-6)
+        assert masking == "drop" or torch.equal(logits, whole)
+
+
+@MASKINGS
+def test_padding_changes_nothing_and_cls_is_always_in_sight(masking):
+    predictor, x = network("bert", masking), inputs("bert")
+    tight, mask = x[1:, :11], torch.ones(3, 12)  # the last column is padding in these
+    assert torch.allclose(predictor(tight), predictor(x)[1:], atol=1e-6)
+    assert torch.allclose(predictor(tight, mask[:, :11]), predictor(x[1:], mask), atol=1e-6)
+    hidden = torch.cat([torch.zeros(4, 1), torch.ones(4, 11)], 1)  # [CLS] is in sight all the same
+    assert torch.equal(predictor(x, hidden), predictor(x, torch.ones(4, 12)))
+    with pytest.raises(UserError, match="14 tokens are more than the 12 positions"):
+        predictor(torch.ones(1, 14, dtype=torch.int32))
+
+
+def test_special_tokens_and_padding_are_not_selectable():
+    tokens = torch.tensor([[1, 9, 8, 7, 2, 0], [1, 9, 2, 8, 2, 0], [1, 2, 0, 0, 0, 0]])
+    selectable = network("bert").backbone.selectable(tokens).int().tolist()
+    assert selectable == [[0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0], [0] * 6]  # a typed [SEP] counts
+
+
+# ---------------------------------------------------------------- the straight-through gradient
+
+@KINDS
+def test_the_gradient_of_the_mask_is_that_of_the_relaxed_function(kind):
+    """In float64, against finite differences of the path without gradient; at M = 0 exactly, from
+    the right."""
+    predictor, x = network(kind).double(), inputs(kind, 2)
+    x = x.double() if kind == "vit" else x
+    selectable, h = predictor.backbone.selectable(x), 1e-6
+    weight = torch.randn(2, 5, dtype=torch.float64)
+
+    def loss(mask):
+        return (predictor(x, mask, packed=None if mask.requires_grad else False) * weight).sum()
+
+    def slope(start, b, i):
+        def at(step):
+            moved = start.clone()
+            moved[b, i] += step
+            return loss(moved).item()
+        if start[b, i] == 0:
+            return (4 * at(h) - 3 * at(0) - at(2 * h)) / (2 * h)
+        return (at(h) - at(-h)) / (2 * h)
+
+    relaxed = 0.2 + 0.6 * torch.rand(2, N[kind], dtype=torch.float64)
+    hard = random_mask(predictor, x).double()
+    mixed = torch.where(torch.rand(hard.shape) < 0.5, hard, relaxed)
+    for start in (relaxed * selectable, hard, mixed * selectable):
+        mask = start.clone().requires_grad_()
+        loss(mask).backward()
+        for b, i in selectable.nonzero().tolist():
+            assert mask.grad[b, i].item() == pytest.approx(slope(start, b, i), rel=1e-4, abs=1e-6)
+        assert (mask.grad[selectable].abs() > 1e-7).all()  # also where the mask is 0
+
+
+@KINDS
+def test_the_content_of_unselected_features_stays_real_under_drop(kind):
+    """Multiplied by 0 as well as hidden, the gradient would be that of attending to an empty token:
+    masks collapse."""
+    predictor, x, seen = network(kind), inputs(kind), []
+    first = predictor.backbone.blocks[0]
+    first.register_forward_pre_hook(lambda block, arguments: seen.append(arguments[0]))
+    for mask in (None, random_mask(predictor, x), random_mask(predictor, x).requires_grad_()):
+        predictor(x, mask, packed=False)
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+
+
+@KINDS
+@MASKINGS
+def test_the_prediction_reaches_the_generator_through_every_selectable_feature(kind, masking):
+    predictor, x = network(kind, masking), inputs(kind)
+    selectable = predictor.backbone.selectable(x)
+    generator = Generator(network(kind, masking).backbone)
+    logits = generator(x)
+    logits.retain_grad()
+    mask, _ = sample_mask(logits, 1.0, selectable)
+    predictor(x, mask).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in generator.head.parameters())
+    assert (selectable & (mask == 0)).any()  # unselected ones too
+    assert torch.equal(logits.grad.abs().sum(-1) > 0, selectable)
+    if masking == "drop":  # padding, [CLS] and [SEP] get none, even where a mask shows them
+        mask = torch.ones(4, N[kind]).requires_grad_()
+        predictor(x, mask).sum().backward()
+        assert torch.equal(mask.grad != 0, selectable)
+
+
+# ---------------------------------------------------------------- packed evaluation
+
+def length(predictor, x, mask, **options):
+    """How many positions the first block gets to see."""
+    seen = []
+    hook = predictor.backbone.blocks[0].register_forward_pre_hook(
+        lambda block, arguments: seen.append(arguments[0].shape[1]))
+    predictor(x, mask, **options)
+    hook.remove()
+    return seen[0]
+
+
+def test_pack_by_hand():
+    x, mask = torch.tensor([[10, 11, 12], [20, 21, 22]]), torch.tensor([[0, 1, 1], [0, 0, 1.]])
+    assert pack(mask, x)[0].tolist() == [[11, 12], [22, 20]]  # the 20 fills up; its mask is 0:
+    assert pack(mask, mask)[0].tolist() == [[1, 1], [1, 0]]
+
+
+@KINDS
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
+def test_packed_logits_equal_the_others(kind, rate):
+    predictor, x = network(kind), inputs(kind, 16)
+    mask = random_mask(predictor, x, rate)
+    mask[1], mask[2] = 0, predictor.backbone.selectable(x)[2]  # nothing and everything
+    assert length(predictor, x, mask) == 1 + int(mask.sum(1).max())
+    logits = predictor(x, mask)
+    for other in (*all_ways(predictor, x, mask), *all_ways(predictor, x, mask.bool().float()),
+                  predictor(x, mask.bool()), predictor(x, mask.bool(), packed=False)):
+        assert torch.allclose(other, logits, atol=1e-5)
+    relaxed = mask * (0.1 + 0.9 * torch.rand_like(mask))  # packs too
+    for other in all_ways(predictor, x, relaxed):
+        assert torch.allclose(other, predictor(x, relaxed), atol=1e-5)
+
+
+@KINDS
+def test_packing_is_for_evaluation_of_a_mask_without_gradient(kind):
+    predictor, x = network(kind), inputs(kind)
+    mask = random_mask(predictor, x)
+    with_gradient = mask.clone().requires_grad_()
+    full, short = N[kind] + (kind == "vit"), 1 + int(mask.sum(1).max())
+    assert short < full
+    assert length(predictor, x, mask) == length(predictor, x, mask, packed=True) == short
+    assert length(predictor, x, mask, packed=False) == length(predictor, x, None) == full
+    assert length(predictor, x, with_gradient) == full
+    with torch.no_grad():  # a frozen teacher that reads the student's mask
+        assert length(predictor, x, with_gradient) == short
+    assert length(network(kind, "zero"), x, mask) == full
+    predictor.train()
+    assert length(predictor, x, mask) == full
+    assert length(predictor, x, mask, packed=True) == short
+
+
+@KINDS
+def test_what_cannot_be_packed_fails_with_a_sentence(kind):
+    x = inputs(kind)
+    mask = random_mask(network(kind), x)
+    with pytest.raises(UserError, match="masking='drop'"):
+        network(kind, "zero")(x, mask, packed=True)
+    with pytest.raises(UserError, match="without gradient"):
+        network(kind)(x, mask.requires_grad_(), packed=True)
+
+
+@KINDS
+@MASKINGS
+@pytest.mark.parametrize("given", ["nothing", "a mask", "a mask with gradient"])
+def test_the_last_block_of_a_predictor_computes_cls_alone(kind, masking, given):
+    predictor, x, rows = network(kind, masking), inputs(kind), []
+    mask = None if given == "nothing" else random_mask(predictor, x)
+    predictor.backbone.blocks[-1].fc1.register_forward_hook(
+        lambda layer, arguments, output: rows.append(output.shape[1]))
+    leaves = list(predictor.parameters())
+    if given == "a mask with gradient":
+        leaves.append(mask.requires_grad_())
+    short = predictor(x, mask, packed=False)
+    whole = predictor.head(predictor.backbone(x, mask)[:, 0])
+    assert torch.allclose(short, whole, atol=1e-6)
+    assert rows == [1, N[kind] + (kind == "vit")]
+    gradients = [torch.autograd.grad(y.square().sum(), leaves, allow_unused=True)
+                 for y in (short, whole)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours is theirs or torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+# ---------------------------------------------------------------- modules
+
+@KINDS
+@MASKINGS
+def test_a_training_step_never_waits_for_the_device(kind, masking):
+    """Tensors on "meta" have shapes but no values: what would make the host wait for one (.item(),
+    nonzero, `if tensor`) raises."""
+    generator, predictor = Generator(network(kind, masking).backbone), network(kind, masking)
+    model, x = Rationalist(generator, predictor).train().to("meta"), inputs(kind).to("meta")
+    model(x, tau=1.0).logits.sum().backward()
+    assert model(x).logits.shape == (4, 5)
+    if masking == "drop":  # packing has to: it needs a length
+        with torch.no_grad(), pytest.raises(RuntimeError, match="item"):
+            predictor(x, predictor.backbone.selectable(x), packed=True)
+
+
+@KINDS
+@MASKINGS
+def test_bfloat16_autocast_is_finite_and_near(kind, masking):
+    predictor, x = network(kind, masking), inputs(kind)
+    mask = random_mask(predictor, x).requires_grad_()
+    exact = predictor(x, mask)
+    exact.sum().backward()
+    gradient, mask.grad = mask.grad, None
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, packed = predictor(x, mask), predictor(x, mask.detach())
+    logits.float().sum().backward()
+    assert torch.allclose(logits.float(), exact, atol=0.05)
+    assert torch.allclose(packed.float(), exact, atol=0.05)
+    assert F.cosine_similarity(mask.grad.flatten(), gradient.flatten(), dim=0) > 0.99
+
+
+@KINDS
+def test_shapes(kind):
+    backbone, x = network(kind).backbone, inputs(kind, 3)
+    assert backbone(x).shape == (3, N[kind] + (kind == "vit"), 16)
+    assert backbone(x, rows=1).shape == (3, 1, 16)
+    assert backbone.selectable(x).shape == (3, N[kind])
+    assert kind == "bert" or backbone.selectable(x).all()
+    assert Generator(backbone)(x).shape == (3, N[kind], 2)
+    assert Predictor(backbone, 7)(x, torch.ones(3, N[kind])).shape == (3, 7)
 
 
 def test_patches_are_read_row_by_row_as_a_strided_convolution_does():
-    backbone, pixels = vit(depth=1), torch.randn(2, 3, 32, 32)
-    weight = backbone.patch_embedding.weight.view(24, 3, 4, 4)
-    expected = torch.nn.functional.conv2d(pixels, weight, backbone.patch_embedding.bias, stride=4).flatten(2).transpose(1, 2)
-    seen = []
-    backbone.patch_embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    backbone(pixels)
-    assert torch.allclose(seen[0], expected, atol=1e-5)
-
-
-def test_changing_unselected_pixels_leaves_the_logits_bit_equal():
-    predictor, mask = Predictor(vit(), 10).eval(), (torch.rand(4, 64) < 0.15).float()
-    pixels = torch.randn(4, 3, 32, 32)
-    selected = mask.view(4, 1, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)          # (4, 1, 32, 32)
-    changed = torch.where(selected.bool(), pixels, 100 * torch.randn_like(pixels))
-    assert not torch.equal(pixels, changed)
-    assert torch.equal(predictor(pixels, mask), predictor(changed, mask))
-    assert not torch.equal(predictor(pixels, mask), predictor(pixels * (1 - selected), mask))  # what is selected does count
-
-
-def test_a_full_mask_is_the_whole_input_and_an_empty_one_is_finite():
-    predictor, pixels = Predictor(vit(), 10).eval(), torch.randn(2, 3, 32, 32)
-    assert torch.equal(predictor(pixels), predictor(pixels, torch.ones(2, 64)))
-    empty = predictor(pixels, torch.zeros(2, 64))
-    assert empty.isfinite().all() and torch.allclose(empty[0], empty[1])                      # nothing of the images is left
-
-
-def test_the_prediction_reaches_the_generator_through_the_mask():
-    model, pixels = Rationalist(Generator(vit()), Predictor(vit(), 10)), torch.randn(2, 3, 32, 32)
-    model(pixels, tau=1.0).logits.sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.head.parameters())
+    predictor, pixels, seen = network("vit"), inputs("vit"), []
+    layer, mask = predictor.backbone.patch_embedding, random_mask(predictor, pixels)
+    layer.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    predictor(pixels), predictor(pixels, mask)
+    expected = F.conv2d(pixels, layer.weight.view(16, 3, 4, 4), layer.bias, stride=4)
+    assert torch.allclose(seen[0], expected.flatten(2).mT, atol=1e-5)
+    assert seen[1].shape[1] == mask.sum(1).max()  # packed: of the selected patches alone
 
 
 def test_dropout_sits_in_the_heads_only():
-    backbone, pixels = vit().train(), torch.randn(2, 3, 32, 32)
+    backbone, pixels = network("vit").backbone.train(), inputs("vit")
     assert torch.equal(backbone(pixels), backbone(pixels))
     generator = Generator(backbone, dropout=0.5).train()
     assert not torch.equal(generator(pixels), generator(pixels))
     assert torch.equal(generator.eval()(pixels), generator(pixels))
 
 
+@pytest.mark.parametrize("kind, options, sentence", [
+    ("vit", dict(patch_size=5), "16 is not divisible by patch size 5"),
+    ("vit", dict(heads=5), "width 16 is not divisible by 5 heads"),
+    ("vit", dict(masking="blur"), "no masking 'blur': choose zero or drop"),
+    ("bert", dict(masking="blur"), "no masking 'blur': choose zero or drop")])
+def test_options_that_cannot_be_fail_with_a_sentence(kind, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        network(kind, **options)
+
+
+def test_images_of_another_size_fail_with_a_sentence():
+    for size in ((16, 20), (8, 32), (32, 32)):
+        with pytest.raises(UserError, match="this ViT reads 16 x 16"):
+            network("vit")(torch.randn(1, 3, *size))
+
+
+# ---------------------------------------------------------------- build and load
+
+RE = dict(preset="vit_nano", method="re", num_classes=3, image_size=16, patch_size=4)
+CLASSES = ["cat", "dog", "owl"]
+MISSING = object()
+
+
+def test_presets_and_spelled_sizes():
+    assert parse_preset("vit_tiny") == ("vit", 192, 12, 3) == parse_preset("vit:192:12:3")
+    for wrong in ("vit_huge", "vit:192:12", "vit:a:b:c", "vit:0:1:1", "cnn:1:1:1"):
+        with pytest.raises(UserError, match=", ".join(PRESETS)):
+            parse_preset(wrong)
+
+
 def test_cls_keeps_everything_and_has_the_predictors_parameters_only():
-    model, pixels = build(method="cls", **SHAPE), torch.randn(2, 3, 32, 32)
+    model, pixels = build(**{**RE, "method": "cls"}), inputs("vit")
     assert isinstance(model.generator, SelectAll) and not list(model.generator.parameters())
     assert (model(pixels).mask == 1).all()
     assert torch.equal(model.eval()(pixels).logits, model.predictor(pixels))
 
 
 def test_generator_and_predictor_share_no_parameter():
-    model = build(method="re", **SHAPE)
-    assert not {id(p) for p in model.generator.parameters()} & {id(p) for p in model.predictor.parameters()}
+    model = build(**RE)
+    assert len({id(p) for p in model.parameters()}) == len(list(model.state_dict()))
 
 
-def test_presets_and_spelled_sizes():
-    assert parse_preset("vit_tiny") == ("vit", 192, 12, 3) == parse_preset("vit:192:12:3")
-    for wrong in ("vit_huge", "vit:192:12", "vit:a:b:c", "vit:0:1:1", "cnn:1:1:1"):
-        with pytest.raises(ValueError, match=", ".join(PRESETS)):
-            parse_preset(wrong)
+def test_a_built_network_begins_as_the_identity():
+    """From PyTorch's own initialisation masks become all or nothing."""
+    model, x = build(**RE), torch.randn(2, 5, 24)
+    for part in (model.generator, model.predictor):
+        assert all(torch.equal(block(x), x) for block in part.backbone.blocks)
 
 
-@pytest.mark.parametrize("options, sentence", [(dict(patch_size=5), "32 is not divisible by patch size 5"),
-                                               (dict(heads=5), "width 24 is not divisible by 5 heads"),
-                                               (dict(masking="blur"), "no masking 'blur'")])
-def test_misuse_fails_with_a_sentence(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        vit(**options)
+def test_build_passes_the_masking_on_and_it_has_no_weights_of_its_own():
+    drop, zero = build(masking="drop", **RE), build(**RE)
+    drop.load_state_dict(zero.state_dict())
+    assert drop.predictor.backbone.masking == "drop" and zero.predictor.backbone.masking == "zero"
+    assert drop.eval()(inputs("vit")).logits.isfinite().all()
 
 
-def test_vit_base_has_the_published_number_of_parameters():
-    backbone = ViT(dim=768, depth=12, heads=12, image_size=224, patch_size=16)
-    assert sum(p.numel() for p in backbone.parameters()) == 85_798_656  # ViT-Base/16 without its classifier
+@pytest.fixture
+def saved(tmp_path):
+    """saved("model.preset", value): the path of a finished checkpoint with this field altered."""
+    def save(field="config", value=None):
+        torch.manual_seed(0)
+        checkpoint = {"weights": build(**RE).state_dict(), "model": {**RE}, "classes": CLASSES,
+                      "input": {"kind": "image"}, "config": None}
+        part, _, key = field.partition(".")
+        owner, key = (checkpoint[part], key) if key else (checkpoint, part)
+        owner[key] = value
+        if value is MISSING:
+            del owner[key]
+        torch.save(checkpoint, tmp_path / "best.pt")
+        return tmp_path / "best.pt"
+    return save
 
 
-def test_load_gives_back_the_model_in_eval_mode(tmp_path):
-    model, pixels = build(method="re", **SHAPE).eval(), torch.randn(2, 3, 32, 32)
-    torch.save({"weights": model.state_dict(), "model": {"method": "re", **SHAPE}, "classes": list("0123456789"),
-                "input": {"kind": "image", "image_size": 32}, "config": {"seed": 1}}, tmp_path / "best.pt")
-    loaded, info = load(tmp_path / "best.pt")
-    assert isinstance(loaded, Rationalist) and not loaded.training
-    assert torch.equal(loaded(pixels).logits, model(pixels).logits)
-    assert info["classes"][3] == "3" and info["config"] == {"seed": 1} and "weights" not in info
-    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())            # it can be trained on
-    saved = torch.load(tmp_path / "best.pt", weights_only=True)
-    torch.save({**saved, "weights": {name: p.bfloat16() for name, p in saved["weights"].items()}}, tmp_path / "half.pt")
-    assert load(tmp_path / "half.pt")[0](pixels).logits.dtype == torch.float32                     # a file of half the size
+def test_load_gives_back_the_model_in_eval_mode(saved):
+    model, info = load(saved("config", {"seed": 1}))
+    torch.manual_seed(0)
+    same, pixels = build(**RE).eval(), inputs("vit")
+    assert torch.equal(model(pixels).logits, same(pixels).logits)
+    assert isinstance(model, Rationalist) and not model.training
+    assert info["classes"] == CLASSES and info["config"] == {"seed": 1} and "weights" not in info
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
 
 
-def test_load_refuses_missing_damaged_foreign_and_malicious_files_with_a_sentence(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (print, ("boom",))
+def test_a_checkpoint_of_half_precision_becomes_float32(saved):
+    half = {name: p.bfloat16() for name, p in build(**RE).state_dict().items()}
+    assert load(saved("weights", half))[0](inputs("vit")).logits.dtype == torch.float32
 
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("boom",)
+
+
+def test_what_is_no_checkpoint_is_refused_with_a_sentence(saved, tmp_path, capsys):
+    (tmp_path / "cut.pt").write_bytes(saved().read_bytes()[:5000])
+    (tmp_path / "empty.pt").write_bytes(b"")
     torch.save({"weights": Bomb()}, tmp_path / "bomb.pt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
-    torch.save({"weights": build(method="re", **SHAPE).state_dict(), "model": {"method": "re", **SHAPE}}, tmp_path / "whole.pt")
-    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:5000])
-    (tmp_path / "empty.pt").write_bytes(b"")
-    for name, sentence in [("none.pt", "cannot read"), ("cut.pt", "damaged"), ("empty.pt", "damaged"), ("bomb.pt", "damaged"), ("foreign.pt", "not a checkpoint of train.py")]:
-        with pytest.raises(ValueError, match=sentence):
+    for name, sentence in [("none.pt", "cannot read.*No such file"), ("cut.pt", "damaged"),
+                           ("empty.pt", "damaged"), ("bomb.pt", "damaged"), (".", "directory"),
+                           ("foreign.pt", "not a checkpoint of train.py .it has no weights.")]:
+        with pytest.raises(UserError, match=sentence):
             load(tmp_path / name)
+    assert "boom" not in capsys.readouterr().out
+
+
+BIAS = "weights.predictor.head.1.bias"
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("field, value, offender", [
+    ("classes", MISSING, "no classes"), ("classes", 7, "no classes"), ("input", "x", "no input"),
+    ("model", ["vit_nano"], "no model"), ("weights", [torch.zeros(3)], "no weights"),
+    ("model.preset", "vit_huge", "no preset 'vit_huge'"), ("model.preset", 7, "string"),
+    ("model.method", MISSING, "method"), ("model.colour", "red", "colour"),
+    ("model.vocab_size", 50, "vocab_size"), ("model.num_classes", -1, "negative dimension"),
+    ("model.num_classes", "many", "size"), ("model.patch_size", 0, "zero"),
+    ("model.preset", "vit_micro", r"missing: \['generator.backbone.blocks.2.fc1.bias'"),
+    ("model.method", "cls", r"unexpected: \['generator.backbone.blocks.0.fc1.bias'"),
+    ("weights.two\nlines", torch.zeros(3), r"unexpected: \['two\\nlines'\]"),
+    (BIAS, MISSING, r"missing: \['predictor.head.1.bias'\]; unexpected: \[\]"),
+    (BIAS, torch.zeros(4), r"\(4,\) in predictor.head.1.bias, not \(3,\)"),
+    (BIAS, torch.zeros(()), r"\(\) in predictor.head.1.bias"),
+    *[(BIAS, x, "no finite numbers in predictor.head.1.bias")
+      for x in ([0.0] * 3, "zeros", torch.tensor([0, 1, 2]), torch.tensor([0, 1, torch.nan]),
+                torch.zeros(3).to_sparse())]])
+def test_load_names_what_is_wrong_in_a_checkpoint(saved, field, value, offender):
+    path = saved(field, value)
+    with pytest.raises(UserError, match=offender) as error:
+        load(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+STUDENT = dict(classes=CLASSES, image_size=16, patch_size=4)
+
+
+def test_a_teacher_is_frozen(saved):
+    teacher, info = load_teacher(saved(), **STUDENT)
+    assert not any(p.requires_grad for p in teacher.parameters()) and not teacher.training
+    assert info["model"] == RE
+
+
+@pytest.mark.parametrize("student, sentence", [
+    (dict(classes=["cat", "dog", "elk"]), r"other classes \(cat, dog, owl\) .* \(cat, dog, elk\)"),
+    (dict(vocabulary=["a"]), "another vocabulary"), (dict(patch_size=8), "same grid of features"),
+    (dict(vocab_size=50), "same grid of features")])
+def test_a_teacher_of_another_student_is_refused(saved, student, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_teacher(saved(), **STUDENT | student)
+
+
+def test_a_cls_model_cannot_teach(saved, tmp_path):
+    torch.save({"weights": build(**RE | {"method": "cls"}).state_dict(), "classes": CLASSES,
+                "model": RE | {"method": "cls"}, "input": {}}, tmp_path / "cls.pt")
+    with pytest.raises(UserError, match="no rationales to teach"):
+        load_teacher(tmp_path / "cls.pt", **STUDENT)
 
 
 def test_models_needs_only_torch_rekd_and_the_standard_library():
-    source = open(models.__file__).read()
-    imported = {line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))}
+    lines = Path(models.__file__).read_text().splitlines()
+    imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
     assert imported == {"json", "pathlib", "re", "torch", "torch.nn", "torch.nn.functional", "rekd"}

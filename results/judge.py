@@ -1,0 +1,111 @@
+"""How good are a finished model's rationales? All masks, baselines, faithfulness, covert channel.
+
+    python train.py --judge --checkpoint runs/.../best.pt
+
+Every kind of mask is read by the model's own predictor: what the model selects, a sampled draw, the
+best features by rank, and, of the same size, random features and those of largest gradient x input
+(saliency, the post-hoc explanation that a rationale competes with).
+"""
+
+import argparse
+
+import torch
+
+import data as datasets
+import rekd
+from data import UserError
+from models import load
+from train import LARGE, SHAPE, aligned, autocast, evaluate, recipe_of, widen
+
+COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone")
+NOTE = """
+sufficiency, low is good: how much less probable the predicted class is from the mask's features
+comprehensiveness, high is good: how much less without them (ERASER, DeYoung et al. 2020)
+alone: how well a small network tells the class from such masks without any content"""
+
+
+def judge(args):
+    """Print the table of a checkpoint."""
+    model, info = load(args.checkpoint, args.device)
+    kind = info["input"]["kind"]
+    rate = args.rate or recipe_of(info["config"], kind)["rate"]  # of a CLS model, which has none
+    config = argparse.Namespace(**{"rate": rate, **info["config"]})
+    data = data_of(config, info, args)
+    test = evaluate(model, data, data.test, config)
+    print(f"{config.dataset}, {config.method.upper()}, {config.preset}: accuracy "
+          f"{test['accuracy']:.4f} at rate {test['rate_mean']:.3f} on {test['examples']:,} test "
+          f"examples\nby rank, random, saliency: exactly {config.rate:.0%} of the features, at "
+          f"least one\n")
+    rows = [["mask", *(key.removesuffix("_mean") for key in COLUMNS)]]
+    for name, row in judge_masks(model, data, config).items():
+        rows.append([name, *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)])
+    print("\n".join(aligned(rows)) + NOTE)
+
+
+def data_of(config, info, args):
+    """The data that a finished model was trained on, by its config."""
+    shape = {key: getattr(config, key) for key in SHAPE[info["input"]["kind"]]}
+    data = datasets.load_dataset(
+        config.dataset, args.data_dir or config.data_dir, limit=config.limit, views=config.views,
+        vocab=info["input"].get("vocabulary"), device=args.device, **shape)
+    if data.fingerprint != info["fingerprint"]:
+        raise UserError(f"{config.dataset} is not the data that {args.checkpoint} was trained on: "
+                        f"name its --data-dir")
+    return data
+
+
+def judge_masks(model, data, config, most=2000):
+    """-> {name of a mask: accuracy of the predictor that reads it, and how good it is}.
+
+    Of at most so many test examples, evenly spread. What masks alone give away is learned from four
+    times as many training examples, whose masks are made in the same way.
+    """
+    torch.manual_seed(0)  # of the random masks
+    rows, masks = masks_of(model, data, data.test, most, config)
+    train_rows, train_masks = masks_of(model, data, data.train, 4 * most, config)
+    test = data.test.select(rows)
+    selectable = masks.pop("selectable").bool()
+    judged = {}
+    for name, mask in masks.items():
+        judged[name] = {**read_masked(model, data, test, mask, config),
+                        **rekd.selection_stats(mask, selectable),
+                        "alone": rekd.probe(train_masks[name], data.train.y[train_rows], mask,
+                                            test.y)}
+        if test.truth is not None:
+            judged[name].update(rekd.agreement(mask, test.truth, selectable))
+    return judged
+
+
+@torch.no_grad()
+def masks_of(model, data, split, most, config):
+    """-> which examples (n,), {"selectable" and every kind of mask: (n, N)}."""
+    rows = torch.linspace(0, len(split) - 1, min(most, len(split))).long()
+    found = []
+    for _, x, _ in data.batches(split, 32, rows):  # few: a gradient keeps activations
+        selectable = model.selectable(x)
+        with autocast(x.device, config.precision):
+            out = model(x)
+            scores = {"random": torch.rand_like(out.mask),
+                      "saliency": rekd.saliency(model.predictor, x, selectable)}
+            masks = {"selectable": selectable.float(), "noise-free": out.mask}
+            if config.method != "cls":  # which has no generator
+                masks["sampled"] = model(x, tau=config.tau_end).mask
+                scores["by rank"] = out.keep_logits
+        for name, score in scores.items():
+            masks[name] = rekd.rate_mask(score, config.rate, selectable)
+        found.append({name: widen(mask, data) for name, mask in masks.items()})
+    return rows, {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
+@torch.no_grad()
+def read_masked(model, data, split, mask, config):
+    """The predictor on given masks (n, N) -> its accuracy and mean faithfulness."""
+    found = []
+    for rows, x, y in data.batches(split, LARGE):
+        selectable = model.selectable(x)
+        part = mask[rows, :selectable.shape[1]]  # batches of texts may be narrower
+        with autocast(x.device, config.precision):
+            correct = model.predictor(x, part).argmax(1) == y
+            found.append([correct, *rekd.faithfulness(model.predictor, x, part, selectable)])
+    means = [torch.cat(parts).double().mean().item() for parts in zip(*found, strict=True)]
+    return dict(zip(("accuracy", "sufficiency", "comprehensiveness"), means, strict=True))

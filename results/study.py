@@ -1,0 +1,172 @@
+"""The evidence: makes the runs behind the tables, keeps one line a run, writes the tables.
+
+    python results/study.py glyphs-zero phrases-zero     # the runs of these arms that are missing
+    python results/study.py --collect runs/glyphs        # keep the finished runs of a folder
+    python results/study.py --report                     # results/README.md, the README's table
+
+Remove a line of runs.jsonl to have its run made again; of two lines for one student, the later
+counts. One run at a time, on one thread: a student of glyphs or phrases takes half a minute, its
+teacher some minutes, an arm of imdb half an hour. What the pages look like stands in pages.py.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import fill
+
+RESULTS = Path(__file__).resolve().parent
+ROOT = RESULTS.parent
+RUNS = RESULTS / "runs.jsonl"
+sys.path[:0] = [str(RESULTS), str(ROOT)]
+from pages import INTRODUCTION, TITLES, budget, gap_recovered, measured, section, spread  # noqa
+
+GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit_micro", rate=0.1)
+PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15)
+IMDB = dict(dataset="imdb", student="bert_nano", teacher="bert_micro", rate=0.1, limit=8000,
+            epochs=3)
+SMALL = dict(dataset="imdb_2k", student="bert:384:1:12", rate=0.1, limit=2000, epochs=3,
+             max_length=64, batch_size=16, dropout=0.1, lambda_select=1e-3, lr=2e-4)
+ARMS = {  # name: the options of train.py
+    "glyphs-zero": dict(GLYPHS, masking="zero"),
+    "glyphs-drop": dict(GLYPHS, masking="drop"),
+    "phrases-zero": dict(PHRASES, masking="zero"),
+    "phrases-drop": dict(PHRASES, masking="drop"),
+    "imdb-zero": dict(IMDB, masking="zero"),
+    "imdb-drop": dict(IMDB, masking="drop"),
+    "imdb_2k-scratch": dict(SMALL, masking="drop", init="scratch"),
+    "imdb_2k-published": dict(SMALL, masking="drop", init="data/minilm/model.safetensors"),
+}
+SEEDS = {"glyphs": 6, "phrases": 6, "imdb": 3, "imdb_2k": 1}  # so many, from 2026 on
+EPOCHS = {"glyphs": 4, "phrases": 5}  # of a student, where an arm says nothing
+
+
+# -------------------------------------------------------------------------------------- the lines
+def belongs(config, arm):
+    """Is this the config of one of the arm's students, or of their teacher?"""
+    wanted = {"limit": None, "init": "scratch", "epochs": EPOCHS.get(config["dataset"]),
+              "teacher": None, **ARMS[arm]}
+    wanted["preset"] = wanted.pop("student")
+    if config["role"] == "teacher":
+        wanted["preset"] = wanted["teacher"]
+        del wanted["epochs"]  # a teacher may have more
+    # Options of a rationale, or of a student with a teacher, which other runs do not record.
+    foreign = {"cls": ["rate", "lambda_select", "teacher"], "re": ["teacher"], "rekd": []}
+    return all(config.get(key) == value for key, value in wanted.items()
+               if key not in foreign[config["method"]])
+
+
+def read(text, digits):
+    """JSON, with its floats rounded to so many significant digits."""
+    return json.loads(text, parse_float=lambda x: float(f"{float(x):.{digits}g}"))
+
+
+def line_of(folder, commit):
+    """A finished run's folder -> its line."""
+    config = json.loads((folder / "config.json").read_text())
+    result = read((folder / "result.json").read_text(), 8)
+    curve = [read(text, 6) for text in (folder / "log.jsonl").read_text().splitlines()]
+    keys = ["test", "dev", "teacher", "epoch", "parameters", "seconds", "command", "versions",
+            "hardware"]
+    return {"config": {key: value for key, value in config.items() if value is not None},
+            **{key: result[key] for key in keys if result.get(key) is not None},
+            "commit": commit, "curve": curve}
+
+
+def read_lines():
+    return [json.loads(text) for text in RUNS.read_text().splitlines()] if RUNS.exists() else []
+
+
+def collect(folder, arm=None):
+    """Append a line for every finished run under the folder (of an arm) whose config has none."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    known = [line["config"] for line in read_lines()]
+    for result in sorted(Path(folder).rglob("result.json")):  # written last: the run is finished
+        line = line_of(result.parent, commit)
+        if line["config"] in known or (arm and not belongs(line["config"], arm)):
+            continue
+        known.append(line["config"])
+        with RUNS.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def run(arm):
+    """Make the arm's missing runs, one at a time; train.py makes their teacher."""
+    found, methods = students(read_lines(), arm), ["cls", "re", "rekd"]
+    options = [text for key, value in ARMS[arm].items()
+               for text in ("--" + key.replace("_", "-"), str(value))]
+    for seed in range(2026, 2026 + SEEDS[ARMS[arm]["dataset"]]):
+        for method in methods if "teacher" in ARMS[arm] else methods[:2]:
+            if seed not in found[method]:
+                command = [sys.executable, "train.py", *options, "--seed", str(seed), "--method",
+                           method, "--out", "runs"]
+                if subprocess.call(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}):
+                    sys.exit(1)  # train.py has said why
+                collect(ROOT / "runs", arm)
+
+
+# ------------------------------------------------------------------------------------- the tables
+def students(lines, arm):
+    """-> {"cls": {seed: line}, "re": ..., "rekd": ..., "teacher": ...}"""
+    found = {"cls": {}, "re": {}, "rekd": {}, "teacher": {}}
+    for line in sorted(lines, key=lambda line: line["config"]["seed"]):
+        config = line["config"]
+        if belongs(config, arm):
+            name = "teacher" if config["role"] == "teacher" else config["method"]
+            found[name][config["seed"]] = line
+    return found
+
+
+def page(lines):
+    """results/README.md, from the lines of runs.jsonl."""
+    found = {arm: students(lines, arm) for arm in ARMS}
+    old = sum("--out results" in line["command"] for line in lines)
+    parts = [section(arm, found[arm]) for arm in ARMS if found[arm]["re"]]
+    return "\n\n".join([INTRODUCTION.format(old=old).strip(), *parts]) + "\n"
+
+
+def small_table(lines):
+    """The table of the repository's README, and the line under it."""
+    rows, budgets = ["| data, masking | CLS | RE | REKD | gap recovered |", "|" + "---|" * 5], {}
+    for arm in ARMS:
+        found = students(lines, arm)
+        if found["rekd"] and found["re"]:
+            name, masking = TITLES[arm].split()[0].strip(","), ARMS[arm]["masking"]
+            cells = [spread(measured(found[method], "accuracy"), 3)
+                     for method in ("cls", "re", "rekd")]
+            rows.append(f"| {' | '.join([f'{name}, {masking}', *cells, gap_recovered(found)])} |")
+            budgets[name] = f"{name}: {budget(found)}."
+    below = " ".join(["Test accuracy, mean +- standard deviation over seeds.", *budgets.values(),
+                      "More in [results/README.md](results/README.md)."])
+    return "\n".join([*rows, "", fill(below, 100)])
+
+
+def with_table(text, content):
+    """The README with this between its markers, if it has them."""
+    before, start, rest = text.partition("<!-- results -->\n")
+    _, end, after = rest.partition("<!-- /results -->")
+    return before + start + content + "\n" + end + after if end else text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--collect", metavar="FOLDER", help="keep the finished runs under it")
+    parser.add_argument("--report", action="store_true", help="write the tables")
+    args = parser.parse_args()
+    if not set(args.arms) <= {*ARMS}:
+        parser.error(f"the arms are {', '.join(ARMS)}")
+    for arm in args.arms:
+        run(arm)
+    if args.collect:
+        collect(args.collect)
+    if args.report:
+        lines, readme = read_lines(), ROOT / "README.md"
+        (RESULTS / "README.md").write_text(page(lines))
+        readme.write_text(with_table(readme.read_text(), small_table(lines)))
+
+
+if __name__ == "__main__":
+    main()
