@@ -472,9 +472,8 @@ def warn_if_long(model, config, data):
     seconds_a_step = 3 * (time.time() - start) / len(x) * config.batch_size
     left = time_left(config, 0, seconds_a_step)
     if "days" in left:
-        print(f"this will take about {left} on {hardware(config.device)}: --{config.role} "
-              f"{SMALL[config.kind]} trains a small network from scratch; --limit and --epochs "
-              f"shorten any run")
+        print(f"this will take about {left} on {hardware(config.device)}: a small network "
+              f"(--student {SMALL[config.kind]}), --limit or fewer --epochs make it feasible")
 
 
 def hardware(device):
@@ -572,9 +571,13 @@ def test_examples(data, n=8):
 
 
 def spans_of(shown, data_input):
-    if isinstance(shown, str):
-        return datasets.WordPiece(data_input["vocabulary"]).spans(shown)
-    return None
+    """Where the tokens of a text stand in it; None of an image."""
+    if not isinstance(shown, str):
+        return None
+    spans = datasets.WordPiece(data_input["vocabulary"]).spans(shown)
+    # IMDB's line breaks, "<br />", are four tokens each, and are shown as one thing.
+    breaks = {i: tag.span() for tag in re.finditer("<br />", shown) for i in range(*tag.span())}
+    return [breaks.get(start, (start, end)) for start, end in spans]
 
 
 @torch.no_grad()
@@ -691,7 +694,7 @@ def html_article(example, found):
     rows = []
     for finding in found:
         parts = [] if alone or not finding.selects else stretches(example, finding.mask)
-        marked = " &hellip; ".join(f"<mark>{html.escape(example.shown[start:end])}</mark>"
+        marked = " &hellip; ".join(f"<mark>{escape(example.shown[start:end])}</mark>"
                                    for start, end in parts)
         says = html.escape(f"{finding.name}: {finding.verdict}{finding.says}")
         rows.append(f'<p class="{finding.verdict[:5].lower()}"><b>{says}</b> {marked}</p>')
@@ -699,6 +702,10 @@ def html_article(example, found):
     text = html_text(example, alone, len(found[0].mask))
     return ARTICLE.format(name=html.escape(example.name), label=label, text=text,
                           rows="\n".join(rows))
+
+
+def escape(text):
+    return html.escape(text).replace("&lt;br /&gt;", "&crarr;<br>")
 
 
 def html_text(example, masks, width):
@@ -712,11 +719,10 @@ def html_text(example, masks, width):
 
     parts = []
     for (is_marked, is_true, unread), group in itertools.groupby(range(len(example.shown)), style):
-        part = html.escape("".join(example.shown[i] for i in group))
+        part = escape("".join(example.shown[i] for i in group))
         if is_true:
             part = f"<u>{part}</u>"
-        # IMDB's reviews hold line breaks.
-        part = f"<mark>{part}</mark>" if is_marked else part.replace("&lt;br /&gt;", "<br>")
+        part = f"<mark>{part}</mark>" if is_marked else part.replace("&crarr;", "")
         parts.append(f'<span class="unread">{part}</span>' if unread else part)
     return "".join(parts)
 
@@ -724,7 +730,7 @@ def html_text(example, masks, width):
 def stretches(example, mask):
     """What was selected of the text -> [(start, end)]; neighbours are one stretch."""
     found = []
-    for keep, (start, end) in zip(mask[1:-1], example.spans, strict=False):  # the text may be cut
+    for keep, (start, end) in zip(mask[1:-1], example.spans):  # the text may be cut
         if keep and found and not example.shown[found[-1][1]:start].strip():
             found[-1] = found[-1][0], end
         elif keep:

@@ -1,11 +1,21 @@
-"""How fast is it, and beside what? Ratios measured on the machine at hand, in one run: no number here stands alone.
+"""How fast is it, and beside what? Ratios, measured on the machine at hand in one run.
 
-    python tests/bench.py                 about ten minutes on two idle cores
-    python tests/bench.py --only 1 3      these sections alone; --quick: nano sizes, seconds, to see that all of it runs
+    python tests/bench.py               about ten minutes on two idle cores
+    python tests/bench.py --only 1 3    these sections alone
+    python tests/bench.py --quick       nano sizes, seconds: does all of it run?
 
-The variants of a group take turns (A B C, C B A, ...), so that a busy machine slows them alike; ms is the median over the rounds, CPU that
-of all threads' time. `ratio` is a variant's ms over that of its group's first, in brackets its range over the rounds: above 1, the first is
-faster. The second ratio is that of the CPU times, steadier where cores are shared. float32; on CUDA also bfloat16 autocast, on a CPU with bfloat16 instructions in one row of section 2. Random networks, no downloads.
+1  forward and backward of our networks, of transformers' and of timm's
+2  a REKD step, beside one written with transformers alone, and what its parts take
+3  evaluation: what it saves to compute the selected features alone
+4  the memory of a REKD step; how time grows with the batch and with the number of features
+
+How to read a row: the variants of a group take turns (A B C, C B A, ...), so that a busy machine
+slows them alike. `ms` is the median over the rounds, `CPU ms` the median of all threads' time.
+`ratio` is a variant's ms over that of the group's first, in brackets the range over the rounds:
+above 1, the first is faster. `CPU` is the ratio of the CPU times, steadier where cores are shared.
+
+All is float32; on CUDA bfloat16 is measured too, on a CPU that has bfloat16 instructions in one row
+of section 2. Networks are random and nothing is downloaded. What is not installed is skipped.
 """
 
 import argparse
@@ -14,199 +24,674 @@ import importlib.metadata
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import Dataset, Split
-from models import build
-from plain import Plain, hidden, hugging_face, same_weights, timm_vit
-from rekd import Rationalist, re_losses, rekd_losses
-from train import hardware
+from models import build, load_pretrained, parse_preset
+from rekd import Rationalist, ask, re_losses, rekd_losses
+from train import autocast, hardware
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--quick", action="store_true", help="nano sizes")
-parser.add_argument("--rounds", type=int, default=5, help="of a group; a slow one stops after 3 (default: 5)")
-parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: its own choice)")
-parser.add_argument("--only", type=int, nargs="+", default=[1, 2, 3, 4], help="sections (default: all)")
-parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)  # one REKD step in a process of its own
-args = parser.parse_args()
-torch.set_num_threads(args.threads), torch.manual_seed(0)
-STUDENT, TEACHER = ({"vit": "vit_tiny", "bert": "bert_mini"}, {"vit": "vit_base", "bert": "bert_base"}) if not args.quick else (
-    {"vit": "vit_nano", "bert": "bert_nano"}, {"vit": "vit_micro", "bert": "bert_micro"})
-SIZES = {"vit": (32, 64), "bert": (16, 32)} if args.quick else {"vit": (64, 112, 160, 224), "bert": (32, 64, 128, 256)}
-BATCHES, WORDS, SLOW, REPEAT = ((1, 2, 4), 500, 0, 0) if args.quick else ((1, 8, 32), 30522, 20, 0.2)
-FULL, BATCH, PATCH, RATE, CUDA = {kind: sizes[-1] for kind, sizes in SIZES.items()}, BATCHES[1], 16, {"vit": 0.15, "bert": 0.10}, torch.cuda.is_available()
-DEVICE, DTYPES, SYNC = torch.device("cuda" if CUDA else "cpu"), [torch.float32] + [torch.bfloat16] * CUDA, torch.cuda.synchronize if CUDA else lambda: None
-BF16 = not CUDA and any(flag in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "") for flag in ("avx512_bf16", "amx_bf16"))
-VERSIONS = {package.name: package.version for package in importlib.metadata.distributions()}
-REKD = ["zero, teacher reads student", "drop, teacher reads student", "drop, teacher reads teacher",
-        "drop, cache, teacher reads student", "drop, cache, teacher reads teacher", "transformers"]
-CACHED, EPOCHS, VIEWS = REKD[4], 35, 4
-METHOD = dict(tau=1.0, alpha=0.5, lambda_select=0.01, lambda_rationale=0.5)
-shape_of = lambda kind, size=None: dict(image_size=size or FULL[kind], patch_size=PATCH) if kind == "vit" else dict(vocab_size=WORDS, max_len=size or FULL[kind])
-amp = lambda dtype: torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+# The weights of the losses. Which they are changes no time, but all variants have the same.
+WEIGHTS = {"alpha": 0.5, "lambda_select": 0.01, "lambda_rationale": 0.5}
+TAU = 1.0
+CLASSES = 10
 
 
-def measure(title, variants, dtype, note=""):
-    """variants {name: function, or None: not installed} -> {name: median seconds}; prints a row each."""
-    runs, repeat = {name: run for name, run in variants.items() if run}, {}
-    wall, cpu = {name: [] for name in runs}, {name: [] for name in runs}
-    for name, run in runs.items():  # first calls allocate, choose kernels and import
-        SYNC(), (start := time.perf_counter()), run(), SYNC()
-        repeat[name] = min(max(1, round(REPEAT / (time.perf_counter() - start))), 100)  # short work is done several times a round
+# ---------------------------------------------------------------- what we compare with
+# The networks of transformers and timm at a preset's size, and REKD as one would write it with
+# `transformers` alone. shape: image_size and patch_size, or vocab_size and max_len.
+
+def installed(package):
+    """Its version, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def hugging_face(preset, shape):
+    """The ViTModel or BertModel of the preset's size, without dropout, as ours."""
+    import transformers
+    transformers.utils.logging.disable_progress_bar()
+    kind, dim, depth, heads = parse_preset(preset)
+    size = dict(hidden_size=dim, num_hidden_layers=depth, num_attention_heads=heads,
+                intermediate_size=4 * dim, attn_implementation="sdpa",
+                hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    if kind == "vit":
+        config = transformers.ViTConfig(**size, **shape)
+        return transformers.ViTModel(config, add_pooling_layer=False)
+    config = transformers.BertConfig(**size, vocab_size=shape["vocab_size"],
+                                     max_position_embeddings=shape["max_len"])
+    return transformers.BertModel(config, add_pooling_layer=False)
+
+
+def hidden_states(network, x):
+    """(B, T, dim), the last ones of a network of transformers. In texts, id 0 is padding."""
+    if x.is_floating_point():
+        return network(x).last_hidden_state
+    return network(input_ids=x, attention_mask=(x != 0).long()).last_hidden_state
+
+
+def take_weights(ours, theirs):
+    """Our network takes the weights of one of transformers, through the file that it saves."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        load_pretrained(ours, f"{folder}/model.safetensors")
+
+
+TIMM_NAMES = {
+    "cls": "cls_token",
+    "positions": "pos_embed",
+    "patch_embedding": "patch_embed.proj",
+    "qkv": "attn.qkv",
+    "out": "attn.proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+
+
+def timm_vit(preset, shape, ours):
+    """timm's vit_*_patch16_224 at the preset's size, with the weights of our ViT."""
+    import timm
+    _, dim, depth, heads = parse_preset(preset)
+    vit = timm.models.VisionTransformer(
+        shape["image_size"], shape["patch_size"], num_classes=0, embed_dim=dim, depth=depth,
+        num_heads=heads, norm_layer=functools.partial(nn.LayerNorm, eps=1e-12))
+    slots = vit.state_dict()
+    weights = {}
+    for name, weight in ours.state_dict().items():
+        theirs = ".".join(TIMM_NAMES.get(part, part) for part in name.split("."))
+        weights[theirs] = weight.view_as(slots[theirs])  # a convolution's, where ours is a matrix
+    vit.load_state_dict(weights)
+    return vit
+
+
+class Plain(nn.Module):
+    """Two networks, and a hook that multiplies the predictor's content embeddings by the mask."""
+
+    def __init__(self, preset, shape):
+        super().__init__()
+        kind, dim, _, _ = parse_preset(preset)
+        self.is_vit = kind == "vit"
+        self.generator = hugging_face(preset, shape)
+        self.predictor = hugging_face(preset, shape)
+        self.select = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(0.1), nn.Linear(dim, 2))
+        self.classify = nn.Sequential(nn.Dropout(0.1), nn.Linear(dim, CLASSES))
+        embeddings = self.predictor.embeddings
+        content = embeddings.patch_embeddings if self.is_vit else embeddings.word_embeddings
+        content.register_forward_hook(self.hide)
+
+    def hide(self, module, inputs, output):
+        return output * self.mask.unsqueeze(-1)
+
+    def sample(self, x):
+        """-> (B, N, 2), the soft sample."""
+        hidden = hidden_states(self.generator, x)
+        if self.is_vit:
+            hidden = hidden[:, 1:]  # [CLS] is no patch
+        return F.gumbel_softmax(self.select(hidden), TAU)
+
+    def predict(self, x, mask):
+        """x, mask (B, N) -> logits (B, C)."""
+        if not self.is_vit:
+            mask = F.pad(mask[:, 1:], (1, 0), value=1.0)  # [CLS] is visible
+        self.mask = mask
+        return self.classify(hidden_states(self.predictor, x)[:, 0])
+
+    def loss(self, teacher, x, y, rate):
+        """The teacher, another Plain, reads the student's mask: L_REKD, a scalar."""
+        soft = self.sample(x)                                             # (B, N, 2)
+        keep = soft[..., 1]                                               # (B, N)
+        real = torch.ones_like(keep) if self.is_vit else (x != 0).float()
+        hard = (keep > soft[..., 0]).float()
+        mask = (hard - keep.detach() + keep) * real                       # straight-through
+        logits = self.predict(x, mask)                                    # (B, C)
+        with torch.no_grad():
+            teacher_soft = teacher.sample(x)
+            teacher_logits = teacher.predict(x, mask)
+
+        prediction = F.cross_entropy(logits, y)
+        selection = (mask.sum(1).mean() - rate * real.sum(1).mean()) ** 2
+        log_ratio = (teacher_soft + 1e-9).log() - (soft + 1e-9).log()
+        kl = (teacher_soft * log_ratio).sum(-1) * real                    # (B, N)
+        rationale_kd = kl.sum(1).mean()
+        prediction_kd = F.kl_div((logits / TAU).log_softmax(-1), (teacher_logits / TAU).softmax(-1),
+                                 reduction="batchmean")
+        extraction = prediction + WEIGHTS["lambda_select"] * selection
+        distillation = WEIGHTS["lambda_rationale"] * rationale_kd + TAU**2 * prediction_kd
+        return WEIGHTS["alpha"] * extraction + (1 - WEIGHTS["alpha"]) * distillation
+
+
+# ---------------------------------------------------------------- options and sizes
+class Sizes(NamedTuple):
+    student: dict    # preset, by kind
+    teacher: dict
+    inputs: dict     # pixels a side, or tokens; the last is what all sections but 4 measure
+    batches: tuple   # the second is what sections 1 and 2 measure, the last what 3 does
+    words: int       # in the vocabulary
+    patience: float  # seconds, after which a group ends with its third round
+    at_least: float  # seconds of a round: shorter work is done several times
+
+
+FULL = Sizes(student={"vit": "vit_tiny", "bert": "bert_mini"},
+             teacher={"vit": "vit_base", "bert": "bert_base"},
+             inputs={"vit": (64, 112, 160, 224), "bert": (32, 64, 128, 256)},
+             batches=(1, 8, 32), words=30522, patience=20, at_least=0.2)
+NANO = Sizes(student={"vit": "vit_nano", "bert": "bert_nano"},
+             teacher={"vit": "vit_micro", "bert": "bert_micro"},
+             inputs={"vit": (32, 64), "bert": (16, 32)},
+             batches=(1, 2, 4), words=500, patience=0, at_least=0)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="nano sizes")
+    add("--rounds", type=int, default=5, help="of a group; a slow one stops after 3 (default: 5)")
+    add("--threads", type=int, default=torch.get_num_threads(),
+        help="of torch (default: its own choice)")
+    add("--only", type=int, nargs="+", default=[1, 2, 3, 4], help="sections (default: all)")
+    add("--memory", nargs=2, help=argparse.SUPPRESS)  # one REKD step in a process of its own
+    return parser.parse_args()
+
+
+args = parse_args()
+sizes = NANO if args.quick else FULL
+BATCH = sizes.batches[1]
+RATE = {"vit": 0.15, "bert": 0.10}  # the paper's
+EPOCHS, VIEWS = 35, 4               # the paper's epochs, train.py's views of an image
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+PRECISIONS = ["float32", "bfloat16"] if CUDA else ["float32"]
+
+
+def bfloat16_on_cpu():
+    """Does this CPU have instructions for it? (On CUDA, where all is measured in it: False.)"""
+    file = Path("/proc/cpuinfo")
+    if CUDA or not file.exists():
+        return False
+    flags = file.read_text()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+# ---------------------------------------------------------------- measuring
+class Times(NamedTuple):
+    """Seconds of one call, in each round."""
+    wall: list
+    cpu: list
+    calls: int  # in a round
+
+
+def seconds_of(run, calls=1):
+    """-> seconds of one call: on the wall, and of all threads."""
+    wait_for_device()
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        run()
+    wait_for_device()
+    return (time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls
+
+
+def wait_for_device():
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def take_turns(variants):
+    """{name: function} -> {name: Times}."""
+    times = {}
+    for name, run in variants.items():  # first calls allocate, choose kernels and import
+        first, _ = seconds_of(run)
+        calls = max(1, round(sizes.at_least / first))
+        times[name] = Times([], [], min(calls, 100))
     start = time.perf_counter()
+    order = list(variants)
     for turn in range(args.rounds):
-        for name in list(runs)[::-1 if turn % 2 else 1] if turn < 3 or time.perf_counter() - start < SLOW else ():
-            SYNC(), (before := (time.perf_counter(), time.process_time()))
-            for _ in range(repeat[name]):
-                runs[name]()
-            SYNC(), wall[name].append((time.perf_counter() - before[0]) / repeat[name]), cpu[name].append((time.process_time() - before[1]) / repeat[name])
-    first, times = next(iter(runs)), {name: median(wall[name]) for name in runs}
-    for name in variants:
-        row = f"{title}, {dtype}".replace("torch.", "").ljust(48) + f" {name:<36} "
-        if name in runs:
-            each = [a / b for a, b in zip(wall[name], wall[first])]
-            row += (f"{1e3 * times[name]:>9.2f} {1e3 * median(cpu[name]):>9.2f} {times[name] / times[first]:>6.2f} ({min(each):.2f}-{max(each):.2f}) {median(cpu[name]) / median(cpu[first]):>6.2f}"
-                    f"  {len(each)} x {repeat[name]:<3} {note}")
-        print(row if name in runs else f"{row}skipped: {name} is not installed")
+        if turn >= 3 and time.perf_counter() - start > sizes.patience:
+            break
+        for name in order:
+            wall, cpu = seconds_of(variants[name], times[name].calls)
+            times[name].wall.append(wall)
+            times[name].cpu.append(cpu)
+        order.reverse()
     return times
 
 
-def inputs(kind, batch, size=None):
-    """x, y; texts differ in length, so that a batch has padding."""
-    size, y = size or FULL[kind], torch.randint(10, (batch,), device=DEVICE)
-    words = torch.arange(size) < torch.linspace(size, size // 2, batch).long()[:, None]
-    return (torch.randn(batch, 3, size, size) if kind == "vit" else torch.randint(1, WORDS, (batch, size)) * words).to(DEVICE), y
+def measure(title, variants, note=""):
+    """{name: function, or None: not installed} -> {name: median seconds}; prints a row each."""
+    times = take_turns({name: run for name, run in variants.items() if run})
+    first = next(iter(times.values()))
+    for name in variants:
+        if name in times:
+            print_row(title, name, f"{numbers(times[name], first)} {note}")
+        else:
+            print_row(title, name, f"skipped: {name} is not installed")
+    return {name: median(found.wall) for name, found in times.items()}
 
 
+def numbers(times, first):
+    """Times, those of the group's first -> what a row says of them."""
+    wall, cpu = median(times.wall), median(times.cpu)
+    ratios = [a / b for a, b in zip(times.wall, first.wall)]
+    return (f"{1e3 * wall:>9.2f} {1e3 * cpu:>9.2f} "
+            f"{wall / median(first.wall):>6.2f} ({min(ratios):.2f}-{max(ratios):.2f}) "
+            f"{cpu / median(first.cpu):>6.2f}  {len(ratios)} x {times.calls:<3}")
+
+
+def print_row(title, name, text):
+    print(f"{title:<48} {name:<36} {text}")
+
+
+def print_header(title):
+    print(f"\n{title}")
+    print(f"{'':<85} {'ms':>9} {'CPU ms':>9}  ratio (range)      CPU  rounds x calls")
+
+
+# ---------------------------------------------------------------- inputs, models, steps
+def shape_of(kind, size=None):
+    size = size or sizes.inputs[kind][-1]
+    if kind == "vit":
+        return {"image_size": size, "patch_size": 16}
+    return {"vocab_size": sizes.words, "max_len": size}
+
+
+def inputs(kind, batch=BATCH, size=None):
+    """-> x, y. Texts differ in length, from all of size to half of it, so there is padding."""
+    size = size or sizes.inputs[kind][-1]
+    y = torch.randint(CLASSES, (batch,), device=DEVICE)
+    if kind == "vit":
+        return torch.randn(batch, 3, size, size, device=DEVICE), y
+    lengths = torch.linspace(size, size // 2, batch).long()
+    words = torch.randint(1, sizes.words, (batch, size))
+    words[torch.arange(size) >= lengths.unsqueeze(1)] = 0
+    return words.to(DEVICE), y
+
+
+@torch.no_grad()
 def ours(kind, preset, masking="zero", size=None):
-    """A Rationalist whose masks keep RATE of the features, as a trained one's: what `drop` costs hangs on it."""
-    (x, _), model = inputs(kind, BATCH, size), build(preset=preset, method="re", num_classes=10, masking=masking, **shape_of(kind, size)).to(DEVICE).eval()
-    with torch.no_grad():
-        [p.normal_(std=0.02) for p in model.parameters() if p.ndim > 1]  # `build` begins with zeros
-        last, keep = model.generator.head[-1], model(x).keep_logits[model.selectable(x)]
-        last.weight.mul_(20 / keep.std())                # surer than the noise
-        last.bias.mul_(20 / keep.std())[1] -= 20 * keep.quantile(1 - RATE[kind]) / keep.std()
+    """A random Rationalist in eval mode, whose masks keep RATE of the features, as a trained one's
+    do: what `drop` costs hangs on it."""
+    model = build(preset=preset, method="re", num_classes=CLASSES, masking=masking,
+                  **shape_of(kind, size)).to(DEVICE).eval()
+    for p in model.parameters():
+        if p.ndim > 1:
+            p.normal_(std=0.02)  # `build` begins with zeros
+    x, _ = inputs(kind, size=size)
+    keep_logits = model(x).keep_logits[model.selectable(x)]
+    scale = 20 / keep_logits.std()  # surer than the Gumbel noise
+    threshold = scale * keep_logits.quantile(1 - RATE[kind])
+    last = model.generator.head[-1]
+    last.weight.mul_(scale)
+    last.bias.mul_(scale)
+    last.bias[1] -= threshold
     return model
 
 
-def train_step(model, loss, dtype, update=True):
-    """-> a function: one step of AdamW on loss(); without update, its forward and backward alone."""
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True)
-    forward = amp(dtype)(loss)
-    return lambda: (value := forward(), optimizer.zero_grad(set_to_none=True), value.backward(), optimizer.step() if update else None)
+def forward_backward(model, loss, precision):
+    """-> a function that computes the gradients of the scalar loss()."""
+    model.train()
+
+    def run():
+        with autocast(DEVICE, precision):
+            value = loss()
+        model.zero_grad(set_to_none=True)
+        value.backward()
+    return run
 
 
-def rekd_step(kind, variant, dtype):
-    """variant: "transformers", or "MASKING[, cache], teacher reads WHOSE" mask."""
-    (x, y), plain, reads = inputs(kind, BATCH), variant == "transformers", variant.split()[-1]
-    make = lambda preset: Plain(preset, shape_of(kind), 10).to(DEVICE) if plain else ours(kind, preset, variant[:4])
-    student, teacher = make(STUDENT[kind]), make(TEACHER[kind]).eval().requires_grad_(False)
-    with torch.no_grad():  # a warm cache: what train.answers_of keeps of the teacher
-        known = (lambda out: (out.keep_logits.half(), out.logits.half()))(teacher(x)) if "cache" in variant else None
-    return train_step(student, (lambda: student.loss(teacher, x, y, tau=1.0, rate=RATE[kind])) if plain else lambda: rekd_losses(
-        student, teacher, x, y, **METHOD, rate=RATE[kind], teacher_reads=reads, known=known)["loss"], dtype)
+def adamw(model):
+    return torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
 
-def forwards(kind, dtype):
-    """1. Forward and backward: the same weights, the same inputs"""
-    preset, (x, _), network = STUDENT[kind], inputs(kind, BATCH), ours(kind, STUDENT[kind]).predictor.backbone
-    calls = {"ours": network, "transformers": None, **({"timm": None} if kind == "vit" else {})}
-    if "transformers" in VERSIONS:
-        same_weights(network, other := hugging_face(preset, shape_of(kind)).to(DEVICE))
-        calls["transformers"] = lambda x: hidden(other, x)
-    if "timm" in VERSIONS and kind == "vit":
-        calls["timm"] = timm_vit(preset, shape_of(kind), network).to(DEVICE).forward_features
-    embed = amp(dtype)(lambda call: call(x))  # a context manager decorates, too
-    forward, both = torch.no_grad()(embed), lambda call: embed(call).square().mean().backward()
-    real = (x != 0).unsqueeze(-1) if kind == "bert" else 1  # hidden states of padding are nobody's
-    apart = max(((forward(call) - forward(network)) * real).abs().max().item() for call in calls.values() if call)
+def train_step(model, loss, precision):
+    """-> a function that does one step of AdamW on the scalar loss()."""
+    gradients = forward_backward(model, loss, precision)
+    optimizer = adamw(model)
+
+    def step():
+        gradients()
+        optimizer.step()
+    return step
+
+
+def re_loss(model, kind, x, y):
+    losses = re_losses(model, x, y, tau=TAU, rate=RATE[kind],
+                       lambda_select=WEIGHTS["lambda_select"])
+    return losses["loss"]
+
+
+class Variant(NamedTuple):
+    """Of our REKD step."""
+    masking: str
+    cached: bool        # the teacher's answers are at hand
+    teacher_reads: str  # the mask of whom
+
+
+VARIANTS = {
+    "zero, teacher reads student": Variant("zero", False, "student"),
+    "drop, teacher reads student": Variant("drop", False, "student"),
+    "drop, teacher reads teacher": Variant("drop", False, "teacher"),
+    "drop, cache, teacher reads student": Variant("drop", True, "student"),
+    "drop, cache, teacher reads teacher": Variant("drop", True, "teacher"),
+}
+FASTEST = "drop, cache, teacher reads teacher"
+
+
+def rekd_step(kind, name, precision):
+    """-> a function that does one step. name: of VARIANTS, or transformers."""
+    if name == "transformers":
+        return plain_step(kind, precision)
+    variant = VARIANTS[name]
+    x, y = inputs(kind)
+    student = ours(kind, sizes.student[kind], variant.masking)
+    teacher = ours(kind, sizes.teacher[kind], variant.masking).requires_grad_(False)
+    known = None
+    if variant.cached:
+        known = [answer.half() for answer in ask(teacher, x)]  # what train.py keeps of them
+
+    def loss():
+        losses = rekd_losses(student, teacher, x, y, tau=TAU, rate=RATE[kind], **WEIGHTS,
+                             teacher_reads=variant.teacher_reads, known=known)
+        return losses["loss"]
+    return train_step(student, loss, precision)
+
+
+def plain_step(kind, precision):
+    x, y = inputs(kind)
+    student = Plain(sizes.student[kind], shape_of(kind)).to(DEVICE)
+    teacher = Plain(sizes.teacher[kind], shape_of(kind)).to(DEVICE).eval().requires_grad_(False)
+    loss = lambda: student.loss(teacher, x, y, RATE[kind])
+    return train_step(student, loss, precision)
+
+
+# ---------------------------------------------------------------- 1. forward and backward
+def networks(kind):
+    """{whose: x -> hidden states}, all with the same weights; None: not installed."""
+    preset, shape = sizes.student[kind], shape_of(kind)
+    network = ours(kind, preset).predictor.backbone
+    found = {"ours": network, "transformers": None}
+    if installed("transformers"):
+        theirs = hugging_face(preset, shape).to(DEVICE)
+        take_weights(network, theirs)
+        found["transformers"] = functools.partial(hidden_states, theirs)
+    if kind == "vit":
+        found["timm"] = None
+        if installed("timm"):
+            found["timm"] = timm_vit(preset, shape, network).to(DEVICE).forward_features
+    return found
+
+
+def forwards(kind, precision):
+    x, _ = inputs(kind)
+    found = networks(kind)
+
+    def forward_and_graph(network):
+        with autocast(DEVICE, precision):
+            return network(x)
+
+    @torch.no_grad()
+    def forward(network):
+        return forward_and_graph(network)
+
+    def both(network):
+        forward_and_graph(network).square().mean().backward()
+
+    outputs = {name: forward(network) for name, network in found.items() if network}
+    if kind == "bert":  # the hidden states of padding are nobody's
+        outputs = {name: output[x != 0] for name, output in outputs.items()}
+    apart = max((output - outputs["ours"]).abs().max() for output in outputs.values())
+    note = f"outputs differ by {apart:.0e}"
+    preset = sizes.student[kind]
+    compare_networks(f"{preset} forward, {precision}", forward, found, precision, note)
+    compare_networks(f"{preset} forward + backward, {precision}", both, found, precision, note)
+
+
+def compare_networks(title, run, networks, precision, note):
+    """Times run(network) of each, and how near ours comes to what the machine can do."""
     n = 8192 if CUDA else 1536
-    a = torch.randn(n, n, device=DEVICE, dtype=dtype)
-    for title, run in (("forward", forward), ("forward + backward", both)):
-        with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # fused kernels may go uncounted
-            run(network)
-        variants = {name: call and functools.partial(run, call) for name, call in calls.items()}
-        times = measure(f"{preset} {title}", {**variants, f"a {n} x {n} matrix product": lambda: a @ a}, dtype, f"outputs differ by {apart:.0e}")
-        print(f"  ours does {counter.get_total_flops() / times['ours'] * times.popitem()[1] / (2 * n**3):.0%} of the matrix product's FLOP/s")
+    product = f"a {n} x {n} matrix product"
+    matrix = torch.randn(n, n, device=DEVICE, dtype=getattr(torch, precision))
+    variants = {}
+    for name, network in networks.items():
+        variants[name] = functools.partial(run, network) if network else None
+    variants[product] = lambda: matrix @ matrix
+    # Fused attention may go uncounted.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run(networks["ours"])
+    times = measure(title, variants, note)
+    our_speed = counter.get_total_flops() / times["ours"]
+    top_speed = 2 * n**3 / times[product]
+    print(f"  ours does {our_speed / top_speed:.0%} of the matrix product's FLOP/s")
 
 
-def steps(kind, dtype):
-    """2. A REKD step, and its parts (of the cached one where the teacher reads its own mask)"""
-    title, steps = f"REKD step, {STUDENT[kind]} <- {TEACHER[kind]}", {v: rekd_step(kind, v, dtype) if v != "transformers" or v in VERSIONS else None for v in REKD}
-    if BF16:
-        steps["drop, cache, teacher, in bfloat16"] = rekd_step(kind, CACHED, torch.bfloat16)
-    model, teacher, (x, y), (texts, labels) = *(ours(kind, size[kind], "drop") for size in (STUDENT, TEACHER)), inputs(kind, BATCH), inputs(kind, 256)
-    split = Split(texts, labels, lengths=(texts != 0).sum(1).cpu()) if kind == "bert" else Split((255 * torch.rand(256, 3, 32, 32, device=DEVICE)).byte(), labels)
-    data, history = Dataset("", [], split, None, None, {"image_size": FULL["vit"]}, torch.randint(2, (1, 256, 3), device=DEVICE), ""), torch.zeros(6, device=DEVICE)
-    keep, weight = (torch.randn(shape, device=DEVICE, requires_grad=True) for N in model.selectable(x).shape[1:] for shape in ((BATCH, N, 2), (N, 10)))
-    stub = Rationalist(lambda x: keep, lambda x, mask: mask @ weight)  # networks that cost nothing: sampling and losses remain
-    known = keep.detach()[..., 0].half(), torch.randn(BATCH, 10, device=DEVICE).half()
-    student = train_step(model, lambda: re_losses(model, x, y, tau=1.0, rate=RATE[kind], lambda_select=0.01)["loss"], dtype, update=False)
+# ---------------------------------------------------------------- 2. a REKD step, and its parts
+def steps(kind, precision):
+    variants = {name: rekd_step(kind, name, precision) for name in VARIANTS}
+    variants["transformers"] = None
+    if installed("transformers"):
+        variants["transformers"] = rekd_step(kind, "transformers", precision)
+    if bfloat16_on_cpu():
+        variants["drop, cache, teacher, in bfloat16"] = rekd_step(kind, FASTEST, "bfloat16")
+    parts = parts_of_step(kind, precision)
+    asking = {"asking the teacher": asking_of(kind, precision)}
+    title = f"REKD step, {sizes.student[kind]} <- {sizes.teacher[kind]}, {precision}"
+    times = measure(title, {**variants, **parts, **asking})
+
+    shares = [f"{part} {times[part] / times[FASTEST]:.2%}" for part in parts]
+    print(f"  parts of \"{FASTEST}\" (the student's also hold RE's sampling and losses): "
+          f"{', '.join(shares)}")
+    if "transformers" not in times:
+        return
+    print("  transformers / ours:")
+    for name in VARIANTS:
+        print(f"  {times['transformers'] / times[name]:>8.2f}  {name}")
+    views = VIEWS if kind == "vit" else 1  # texts are not augmented
+    with_asking = times[FASTEST] + views / EPOCHS * times["asking the teacher"]
+    print(f"  {times['transformers'] / with_asking:>8.2f}  {FASTEST}, and its answers, "
+          f"{views} a text or image in {EPOCHS} epochs")
+
+
+def parts_of_step(kind, precision):
+    """{name: function}: what the fastest variant's step consists of, and train.py's around it."""
+    x, y = inputs(kind)
+    model = ours(kind, sizes.student[kind], "drop")
+    student = forward_backward(model, lambda: re_loss(model, kind, x, y), precision)
     student()  # AdamW needs gradients
-    parts = {"student, forward and backward": student, "AdamW": torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True).step,
-             "sampling and losses": lambda: rekd_losses(stub, stub, x, y, **METHOD, rate=RATE[kind], teacher_reads="teacher", known=known)["loss"].backward(),
-             "data.batches": lambda: next(data.batches(split, BATCH, torch.randperm(256), view=0)),
-             "logging": lambda: [history[i].copy_(labels[i]) for i in range(6)]}
-    times = measure(title, {**steps, **parts, "asking the teacher": torch.no_grad()(amp(dtype)(lambda: teacher(x)))}, dtype)
-    share = {part: times[part] / times[CACHED] for part in parts}
-    print(f"  parts of \"{CACHED}\" (the student's also hold RE's sampling and losses): {', '.join(f'{part} {of:.2%}' for part, of in share.items())}")
-    if "transformers" in times:
-        views = VIEWS if kind == "vit" else 1  # texts are not augmented
-        spread = times[CACHED] + views / EPOCHS * times["asking the teacher"]
-        ratios = {**{v: times["transformers"] / times[v] for v in REKD[:-1]}, f"{CACHED}, and its answers, {views} a text or image in {EPOCHS} epochs": times["transformers"] / spread}
-        print("  transformers / ours:", *(f"{ratio:>8.2f}  {v}" for v, ratio in ratios.items()), sep="\n  ")
+    losses = list(torch.rand(6, device=DEVICE))  # a REKD step logs six
+    return {
+        "student, forward and backward": student,
+        "AdamW": adamw(model).step,
+        "sampling and losses": sampling_and_losses(kind, model, x, y),
+        "data.batches": one_batch(kind),
+        "logging": lambda: torch.stack([loss.detach() for loss in losses]),
+    }
 
 
-def packed(kind, dtype):
-    """3. Evaluation of the selected features alone"""
-    zero, drop, (x, _) = ours(kind, STUDENT[kind]), ours(kind, STUDENT[kind], "drop"), inputs(kind, BATCHES[-1])
-    mask = torch.no_grad()(lambda: drop(x).mask)()
-    predict = torch.no_grad()(amp(dtype)(lambda model, packed: model.predictor(x, mask, packed)))
-    both = torch.no_grad()(amp(dtype)(lambda model, packed: (model.generator(x), model.predictor(x, mask, packed))))
-    for title, run in (("predictor", predict), ("generator + predictor", both)):
-        measure(f"{STUDENT[kind]} {title}", {"zero": lambda: run(zero, False), "drop, all": lambda: run(drop, False), "drop, packed": lambda: run(drop, True)},
-                dtype, note=f"batch {len(x)}: {mask.sum(1).mean():.1f} of {mask.shape[1]} selected, at most {int(mask.sum(1).max())}")
+def sampling_and_losses(kind, model, x, y):
+    """-> a function: forward and backward of a REKD step whose networks cost nothing."""
+    features = model.selectable(x).shape[1]
+    pair = torch.randn(BATCH, features, 2, device=DEVICE, requires_grad=True)
+    weight = torch.randn(features, CLASSES, device=DEVICE, requires_grad=True)
+    free = Rationalist(lambda x: pair, lambda x, mask: mask @ weight)
+    known = pair.detach()[..., 0].half(), torch.randn(BATCH, CLASSES, device=DEVICE).half()
+
+    def run():
+        losses = rekd_losses(free, free, x, y, tau=TAU, rate=RATE[kind], **WEIGHTS,
+                             teacher_reads="teacher", known=known)
+        losses["loss"].backward()
+    return run
 
 
-def growth(kind, dtype):
-    """4. Memory of a REKD step, and how the cost of a step without a teacher grows"""
-    for variant in REKD[:1] if args.quick else REKD[::2] + REKD[-1:] * ("transformers" in VERSIONS) if dtype == DTYPES[-1] else ():
-        command = [sys.executable, __file__, "--threads", str(args.threads), *["--quick"] * args.quick, "--memory", kind, variant]
-        peak = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-        print(f"{f'memory, {STUDENT[kind]} <- {TEACHER[kind]}':<48} {variant:<36} {peak}")
-    steps, cases = {}, [(BATCH, size) for size in SIZES[kind]] + [(batch, FULL[kind]) for batch in BATCHES if batch != BATCH]
+def one_batch(kind, n=256):
+    """-> a function: a batch of n examples, images of 32 px that are cropped, flipped, resized."""
+    x, y = inputs(kind, n)
+    if kind == "vit":
+        pixels = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, device=DEVICE)
+        split = Split(pixels, y)
+    else:
+        split = Split(x, y, lengths=(x != 0).sum(1).cpu())
+    views = torch.randint(2, (1, n, 3), device=DEVICE)
+    data = Dataset("", classes=[], train=split, dev=None, test=None, fingerprint="", views=views,
+                   input={"image_size": sizes.inputs["vit"][-1]})
+    return lambda: next(data.batches(split, BATCH, torch.randperm(n), view=0))
+
+
+def asking_of(kind, precision):
+    x, _ = inputs(kind)
+    teacher = ours(kind, sizes.teacher[kind], "drop")
+
+    def run():
+        with autocast(DEVICE, precision):
+            ask(teacher, x)
+    return run
+
+
+# ---------------------------------------------------------------- 3. evaluation
+def evaluation(kind, precision):
+    preset = sizes.student[kind]
+    x, _ = inputs(kind, sizes.batches[-1])
+    zero = ours(kind, preset)
+    drop = ours(kind, preset, "drop")
+    with torch.no_grad():
+        mask = drop(x).mask
+
+    @torch.no_grad()
+    def predict(model, packed):
+        with autocast(DEVICE, precision):
+            model.predictor(x, mask, packed)
+
+    @torch.no_grad()
+    def select_and_predict(model, packed):
+        with autocast(DEVICE, precision):
+            model.generator(x)
+            model.predictor(x, mask, packed)
+
+    count = mask.sum(1)
+    note = (f"batch {len(x)}: {count.mean():.1f} of {mask.shape[1]} selected, "
+            f"at most {count.max():.0f}")
+    for name, run in {"predictor": predict, "generator + predictor": select_and_predict}.items():
+        variants = {"zero": functools.partial(run, zero, False),
+                    "drop, all": functools.partial(run, drop, False),
+                    "drop, packed": functools.partial(run, drop, True)}
+        measure(f"{preset} {name}, {precision}", variants, note)
+
+
+# ---------------------------------------------------------------- 4. memory and growth
+def growth(kind, precision):
+    if precision == PRECISIONS[-1]:
+        print_memory(kind)
+    full, preset = sizes.inputs[kind][-1], sizes.student[kind]
+    cases = [(BATCH, size) for size in sizes.inputs[kind]]
+    cases += [(batch, full) for batch in sizes.batches if batch != BATCH]
+    steps = {}
     for batch, size in cases:
-        model, (x, y) = ours(kind, STUDENT[kind], size=size), inputs(kind, batch, size)
-        loss = lambda model=model, x=x, y=y: re_losses(model, x, y, tau=1.0, rate=RATE[kind], lambda_select=0.01)["loss"]
-        steps[batch, model.selectable(x).shape[1]] = train_step(model, loss, dtype)
-    times = measure(f"RE step, {STUDENT[kind]}", {f"batch {B}, {N} features": step for (B, N), step in steps.items()}, dtype).values()
-    points = sorted((*key, seconds) for key, seconds in zip(steps, times))  # (B, N, seconds)
-    print("  examples/s: " + ", ".join(f"{B / seconds:.1f} ({B} x {N})" for B, N, seconds in points))
-    for i, what in enumerate(("batch", "features")):
-        line = [point for point in points if point[1 - i] == (max(N for _, N, _ in points), BATCH)[i]]
-        powers = ", ".join(f"{math.log(b[2] / a[2]) / math.log(b[i] / a[i]):.2f}" for a, b in zip(line, line[1:]))
-        print(f"  time grows as {what} ({', '.join(str(point[i]) for point in line)}) to the power of {powers}")
+        x, y = inputs(kind, batch, size)
+        model = ours(kind, preset, size=size)
+        features = model.selectable(x).shape[1]
+        loss = functools.partial(re_loss, model, kind, x, y)
+        steps[batch, features] = train_step(model, loss, precision)
+    named = {f"batch {batch}, {features} features": step
+             for (batch, features), step in steps.items()}
+    times = measure(f"RE step, {preset}, {precision}", named)
+
+    seconds = dict(sorted(zip(steps, times.values())))  # {(batch, features): seconds}
+    speeds = [f"{batch / t:.1f} ({batch} x {features})" for (batch, features), t in seconds.items()]
+    print(f"  examples/s: {', '.join(speeds)}")
+    most = max(features for _, features in seconds)
+    print_powers("batch", {batch: t for (batch, N), t in seconds.items() if N == most})
+    print_powers("features", {N: t for (batch, N), t in seconds.items() if batch == BATCH})
 
 
-def memory(kind, variant):
-    status = Path("/proc/self/status")  # (not getrusage's ru_maxrss: a child's begins at its parent's)
-    peak = lambda: torch.cuda.max_memory_allocated() >> 20 if CUDA else int(status.read_text().split("VmHWM:")[1].split()[0]) >> 10 if status.exists() else 0
-    bare, step = peak(), rekd_step(kind, variant, DTYPES[-1])
-    step(), step()  # AdamW's averages are there in the second
-    print(f"at most {peak()} MiB, {peak() - bare} of them for this" if peak() else "skipped: this system does not tell")
+def print_powers(what, seconds):
+    """{size: seconds} -> p of seconds ~ size^p, between each size and the next."""
+    points = list(seconds.items())
+    powers = []
+    for (size1, t1), (size2, t2) in zip(points, points[1:]):
+        powers.append(math.log(t2 / t1) / math.log(size2 / size1))
+    print(f"  time grows as {what} ({', '.join(map(str, seconds))}) to the power of "
+          f"{', '.join(f'{power:.2f}' for power in powers)}")
 
 
-if args.memory:
-    memory(*args.memory)
-else:
-    print(f"torch {torch.__version__}, timm {VERSIONS.get('timm')}, transformers {VERSIONS.get('transformers')}; {hardware(DEVICE)}; at most {args.rounds} rounds")
-    for section in (forwards, steps, packed, growth):
-        for dtype in DTYPES if int(section.__doc__[0]) in args.only else ():
-            print(f"\n{section.__doc__}\n{'':<85} {'ms':>9} {'CPU ms':>9}  ratio (range)      CPU  rounds x calls")
-            section("vit", dtype), section("bert", dtype)
+def print_memory(kind):
+    """Of a REKD step, each variant in a process of its own: a peak is never forgotten."""
+    names = ["zero, teacher reads student"]
+    if not args.quick:
+        names += ["drop, teacher reads teacher", FASTEST]
+        if installed("transformers"):
+            names.append("transformers")
+    for name in names:
+        command = [sys.executable, __file__, "--threads", str(args.threads), "--memory", kind, name]
+        if args.quick:
+            command.append("--quick")
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        print_row(f"memory, {sizes.student[kind]} <- {sizes.teacher[kind]}", name,
+                  answer.stdout.strip())
+
+
+def tell_memory(kind, name):
+    before = peak_memory()
+    step = rekd_step(kind, name, PRECISIONS[-1])
+    step()
+    step()  # AdamW's averages are there in the second
+    peak = peak_memory()
+    if peak:
+        print(f"at most {peak} MiB, {peak - before} of them for this")
+    else:
+        print("skipped: this system does not tell")
+
+
+def peak_memory():
+    """MiB, of the device or else of this process; 0 where the system does not tell."""
+    if CUDA:
+        return torch.cuda.max_memory_allocated() >> 20
+    status = Path("/proc/self/status")  # getrusage's ru_maxrss would begin at the parent's
+    if not status.exists():
+        return 0
+    kibibytes = status.read_text().split("VmHWM:")[1].split()[0]
+    return int(kibibytes) >> 10
+
+
+# ---------------------------------------------------------------- all of it
+SECTIONS = {
+    1: ("Forward and backward: the same weights, the same inputs", forwards),
+    2: ("A REKD step, and its parts (of the cached one where the teacher reads its own mask)",
+        steps),
+    3: ("Evaluation of the selected features alone", evaluation),
+    4: ("Memory of a REKD step, and how the cost of a step without a teacher grows", growth),
+}
+
+
+def main():
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if args.memory:
+        tell_memory(*args.memory)
+        return
+    print(f"torch {torch.__version__}, timm {installed('timm')}, "
+          f"transformers {installed('transformers')}; {hardware(DEVICE)}; "
+          f"at most {args.rounds} rounds")
+    for number, (title, section) in SECTIONS.items():
+        if number not in args.only:
+            continue
+        for precision in PRECISIONS:
+            print_header(f"{number}. {title}")
+            section("vit", precision)
+            section("bert", precision)
+
+
+if __name__ == "__main__":
+    main()
