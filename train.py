@@ -408,12 +408,12 @@ def keep_comparison(text, runs, results, teacher, data):
     folder = runs[-1].folder  # REKD's, whose options the comparison bears in its name
     name = folder.name.removeprefix("student-rekd-")
     path = folder.with_name(f"compare-{name}-{len(results['rekd'])}seeds")
-    shown = {"teacher": (teacher.network, teacher.record["preset"] + " (dev)",
-                              teacher.record["dev"])}
+    record = teacher.record
+    shown = {"teacher": (teacher.network, record["preset"] + " (dev)", record["dev"])}
     for config in runs:
         model, _ = load(config.folder / "best.pt", config.device)
-        shown[config.method.upper()] = (model, config.preset,
-                                             results[config.method][0]["test"])
+        test = results[config.method][0]["test"]
+        shown[config.method.upper()] = (model, config.preset, test)
     write_text(path.with_name(path.name + ".txt"), text + "\n")
     pictured, _ = picture(path, data.name, data.classes, test_examples(data), shown)
     print(f"table: {path}.txt\npicture: {pictured}")
@@ -489,10 +489,9 @@ def table(title, results):
     """{method: [result of each seed]} -> the table, and what it says of REKD; at most 100 wide."""
     rows = [["method", "accuracy", "rate", "F1", "parameters", "seconds"]]
     for method, runs in results.items():
-        f1 = [run["test"].get("f1") for run in runs]
-        rows.append([method.upper(), spread([run["test"]["accuracy"] for run in runs], 4),
-                     spread([run["test"]["rate_mean"] for run in runs]),
-                     "-" if None in f1 else spread(f1), f"{runs[0]['parameters']:,}",
+        cells = [spread([run["test"].get(key) for run in runs], digits)
+                 for key, digits in (("accuracy", 4), ("rate_mean", 3), ("f1", 3))]
+        rows.append([method.upper(), *cells, f"{runs[0]['parameters']:,}",
                      spread([run["seconds"] for run in runs], 0)])
     lines = [title, "", *aligned(rows), ""]
     if "rekd" in results:
@@ -509,8 +508,10 @@ def aligned(rows):
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def spread(values, digits=3):
+def spread(values, digits):
     """mean +- sample standard deviation; the value alone where there is one."""
+    if None in values:
+        return "-"
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} +- {np.std(values, ddof=1):.{digits}f}"
 
@@ -531,7 +532,7 @@ def comparison(*results):
         share = gain.mean() / gap.mean()
         lines = [f"gap recovered, (REKD - RE) / (CLS - RE): {share:.0%}"]
     if n > 1:
-        lines.append(f"REKD - RE, paired by seed: {spread(gain, 4)}")
+        lines.append(f"REKD - RE, paired by seed: {spread(list(gain), 4)}")
     if n < 6:
         return [*lines, "significance: takes 6 seeds or more, --seeds 6"]
     return [*lines, f"exact two-sided sign-flip permutation test: p = "
@@ -852,15 +853,19 @@ def make_parser():
         allow_abbrev=False)
     parser.error = fail
 
-    def add(name, help, **options):
-        """An option, whose help ends with its default."""
+    def add(name, kind, help, default=None):
+        """An option of a type, or with a list of choices; its help ends with its default."""
         key = name[2:].replace("-", "_")
-        default = COMMON.get(key) or options.get("default")
-        if default is not None:
-            help += f" (default: {default})"
+        shown = default or COMMON.get(key)
+        if shown:
+            help += f" (default: {shown})"
         elif key in RECIPES["glyphs"] or key in RECIPES["phrases"]:
             help += " (default: by data set, see RECIPES in train.py)"
-        parser.add_argument(name, help=help, **options)
+        kinds = {"choices": kind} if isinstance(kind, list) else {"type": kind}
+        parser.add_argument(name, help=help, default=default, **kinds)
+
+    def switch(name, help):
+        parser.add_argument(name, help=help, action="store_true")
 
     count = number(int, 1)
     weight = number(float, 0)
@@ -869,72 +874,67 @@ def make_parser():
     start = ("pretrained, scratch, or a FILE of weights (default: pretrained where there are "
              "published ones and the data is not built in)")
     # what
-    add("--dataset", "glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder of "
-        "--data-dir", default="glyphs")
-    add("--data-dir", "where data sets are or are downloaded to (default: data)")
-    add("--limit", "train on a stratified sample of so many examples (default: all)", type=count)
-    add("--student", "preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
-    add("--teacher", "preset of the teacher; without --student, only the teacher is trained")
-    add("--teacher-checkpoint", "best.pt of a finished RE run (default: one in --out that fits, "
-        "else one is trained)", metavar="FILE")
-    add("--method", "what to train (default: rekd; in teacher mode re)",
-        choices=["cls", "re", "rekd"])
-    add("--compare", "train CLS, RE and REKD students and compare them", action="store_true")
-    add("--seed", "of initialisation, order and noise; the default is the paper's first",
-        type=number(int, 0, 2**32), default=2026)
-    add("--seeds", "repeat with so many seeds, --seed, --seed + 1, ...; the paper: 10",
-        type=number(int, 1, 20), default=1)
-    add("--init", f"where the model that the command names starts: {start}")
-    add("--teacher-init", f"where a teacher starts: {start}", metavar="INIT")
+    add("--dataset", str, "glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder "
+        "of --data-dir", "glyphs")
+    add("--data-dir", str, "where data sets are or are downloaded to (default: data)")
+    add("--limit", count, "train on a stratified sample of so many examples (default: all)")
+    add("--student", str, "preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
+    add("--teacher", str, "preset of the teacher; without --student, only the teacher is trained")
+    add("--teacher-checkpoint", str, "best.pt of a finished RE run (default: one in --out that "
+        "fits, else one is trained)")
+    add("--method", ["cls", "re", "rekd"], "what to train (default: rekd; in teacher mode re)")
+    switch("--compare", "train CLS, RE and REKD students and compare them")
+    add("--seed", number(int, 0, 2**32), "of initialisation, order and noise; the default is the "
+        "paper's first", 2026)
+    add("--seeds", number(int, 1, 20), "repeat with so many seeds, --seed, --seed + 1, ...; the "
+        "paper: 10", 1)
+    add("--init", str, f"where the model that the command names starts: {start}")
+    add("--teacher-init", str, f"where a teacher starts: {start}")
     # shape
-    add("--image-size", "pixels a side that the model sees; the paper: 224", type=count)
-    add("--patch-size", "pixels a side of a patch, the unit of a rationale; the paper: 16",
-        type=count)
-    add("--max-length", "tokens of a text, the rest is cut; the paper: 256", type=number(int, 3))
-    add("--masking", "what hides the rest from the predictor: content times 0 (the paper), or no "
-        "attention to it", choices=["zero", "drop"])
+    add("--image-size", count, "pixels a side that the model sees; the paper: 224")
+    add("--patch-size", count, "pixels a side of a patch, the unit of a rationale; the paper: 16")
+    add("--max-length", number(int, 3), "tokens of a text, the rest is cut; the paper: 256")
+    add("--masking", ["zero", "drop"], "what hides the rest from the predictor: content times 0 "
+        "(the paper), or no attention to it")
     # method
-    add("--rate", "share of the features to select; the paper: 0.15 for CIFAR, 0.10 for IMDB",
-        type=number(float, 0, 1, above=True))
-    add("--alpha", "weight of L_RE against L_KD; the paper: 0.5", type=share)
-    add("--lambda-select", "weight of L_select, a squared count; the paper: 5e-3 to 5e-2 for ViT, "
-        "5e-5 to 2e-4 for BERT", type=weight)
-    add("--lambda-rationale", "weight of L_KD_R in L_KD; the paper: 0.5", type=weight)
-    add("--lambda-prediction", "weight of L_KD_Y in L_KD; the paper: 1", type=weight)
-    add("--tau-start", "temperature at the first step; the paper: 5", type=positive)
-    add("--tau-end", "temperature at the last step; the paper: 0.1", type=positive)
-    add("--schedule", "of the temperature; the paper: exponential",
-        choices=["cosine", "exponential", "linear", "constant"])
-    add("--teacher-reads", "whose rationale the teacher's predictor reads; the release: student",
-        choices=["teacher", "student"])
-    add("--kd-noise", "Gumbel noise of the teacher in L_KD_R; the release: independent",
-        choices=["shared", "independent"])
+    add("--rate", number(float, 0, 1, above=True), "share of the features to select; the paper: "
+        "0.15 for CIFAR, 0.10 for IMDB")
+    add("--alpha", share, "weight of L_RE against L_KD; the paper: 0.5")
+    add("--lambda-select", weight, "weight of L_select, a squared count; the paper: 5e-3 to 5e-2 "
+        "for ViT, 5e-5 to 2e-4 for BERT")
+    add("--lambda-rationale", weight, "weight of L_KD_R in L_KD; the paper: 0.5")
+    add("--lambda-prediction", weight, "weight of L_KD_Y in L_KD; the paper: 1")
+    add("--tau-start", positive, "temperature at the first step; the paper: 5")
+    add("--tau-end", positive, "temperature at the last step; the paper: 0.1")
+    add("--schedule", ["cosine", "exponential", "linear", "constant"], "of the temperature; the "
+        "paper: exponential")
+    add("--teacher-reads", ["teacher", "student"], "whose rationale the teacher's predictor reads; "
+        "the release: student")
+    add("--kd-noise", ["shared", "independent"], "Gumbel noise of the teacher in L_KD_R; the "
+        "release: independent")
     # optimisation
-    add("--epochs", "passes over the training set; the paper: 35", type=count)
-    add("--batch-size", "examples a step; the paper: 32", type=count)
-    add("--lr", "learning rate of AdamW; the paper: 1e-5", type=positive)
-    add("--lr-schedule", "constant (the paper), or down to 0 over the last 40 %% of the steps",
-        choices=["constant", "decay"])
-    add("--weight-decay", "of AdamW; the paper: 1e-3 for ViT, 0 for BERT", type=weight)
-    add("--dropout", "in the heads; the paper: 0.1 for ViT, 0.5 for BERT",
-        type=number(float, 0, 0.99))
-    add("--views", "crop and flip an image in so many fixed ways; the paper: ever new (4 where "
-        "images are augmented)", type=count)
+    add("--epochs", count, "passes over the training set; the paper: 35")
+    add("--batch-size", count, "examples a step; the paper: 32")
+    add("--lr", positive, "learning rate of AdamW; the paper: 1e-5")
+    add("--lr-schedule", ["constant", "decay"], "constant (the paper), or down to 0 over the last "
+        "40 %% of the steps")
+    add("--weight-decay", weight, "of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
+    add("--dropout", number(float, 0, 0.99), "in the heads; the paper: 0.1 for ViT, 0.5 for BERT")
+    add("--views", count, "crop and flip an image in so many fixed ways; the paper: ever new (4 "
+        "where images are augmented)")
     # machine
-    add("--device", "auto (cuda where there is one), cpu, cuda, ...", default="auto")
-    add("--precision", "of the networks; auto: bfloat16 on CUDA, else float32; the paper: float32",
-        choices=["auto", "float32", "bfloat16"])
-    add("--compile", "torch.compile the networks; the first steps take minutes",
-        action="store_true")
-    add("--resume", "go on with an interrupted run of the same command; finished runs are not "
-        "repeated", action="store_true")
-    add("--out", "where runs are written", default="runs")
+    add("--device", str, "auto (cuda where there is one), cpu, cuda, ...", "auto")
+    add("--precision", ["auto", "float32", "bfloat16"], "of the networks; auto: bfloat16 on CUDA, "
+        "else float32; the paper: float32")
+    switch("--compile", "torch.compile the networks; the first steps take minutes")
+    switch("--resume", "go on with an interrupted run of the same command; finished runs are not "
+           "repeated")
+    add("--out", str, "where runs are written", "runs")
     # a finished model
-    add("--checkpoint", "best.pt of a finished run, for --explain or --judge", metavar="FILE")
-    add("--explain", "print and picture the rationales of image or text files", nargs="+",
-        metavar="FILE")
-    add("--judge", "all masks, baselines, faithfulness, what the masks alone give away",
-        action="store_true")
+    add("--checkpoint", str, "best.pt of a finished run, for --explain or --judge")
+    parser.add_argument("--explain", help="print and picture the rationales of image or text files",
+                        nargs="+", metavar="FILE")
+    switch("--judge", "all masks, baselines, faithfulness, what the masks alone give away")
     return parser
 
 

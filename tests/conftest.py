@@ -1,12 +1,17 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 torch.set_num_threads(1)  # nano models: a second thread costs more than it brings
+import data  # noqa: E402
+import train  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +28,72 @@ def reviews():
         pytest.skip(f"no IMDB reviews in {root}/imdb/{{train,test}}/{{neg,pos}}: put them there, "
                     "or name the folder that holds imdb/ in REKD_DATA")
     return [file.read_text("utf-8") for file in files]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """--data-dir: colours (images of 3 classes) and words (texts of 2, the label in one word)."""
+    root, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for part, n in (("train", 20), ("test", 8)):
+        for c, name in enumerate(("red", "green", "blue")):
+            (folder := root / "colours" / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = generator.integers(0, 100, (16, 16, 3), dtype=np.uint8)
+                pixels[4:12, 4:12, c] += 150
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+        for name in ("good", "bad"):
+            (folder := root / "words" / part / name).mkdir(parents=True)
+            for i in range(n):
+                text = f"{'So, ' * (i % 7)}one  {name} film<br />{'indeed ' * (i % 5)}{part}ing"
+                (folder / f"{i:02}.txt").write_text(text)
+    return root
+
+
+@pytest.fixture
+def run(folders, tmp_path, monkeypatch, capsys):
+    """run("--method re ...") -> code, out, err of train.py, in this process, on tiny networks."""
+    small = "--epochs 3 --batch-size 16 --lr 3e-3"
+    images, texts = "--image-size 16 --patch-size 4", "--max-length 40 --rate 0.2"
+    net = {"colours": f"--student vit:8:1:1 --teacher vit:16:1:2 {images} {small}",
+           "words": f"--student bert:8:1:1 --teacher bert:16:1:2 {texts} {small}",
+           "teacher": f"--teacher vit:16:1:2 {images} {small}"}
+
+    def run(options, dataset="colours", net_of=None):
+        arguments = ["--dataset", dataset, "--data-dir", folders, "--out", tmp_path / "runs",
+                     *net.get(net_of or dataset, "").split(), *options.split()]
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        code = 0
+        try:
+            train.cli()
+        except SystemExit as stop:
+            code = stop.code
+        return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+
+    run.runs = tmp_path / "runs"
+    run.colours, run.words = run.runs / "colours", run.runs / "words"
+    return run
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """spy(module, name) -> a list that each call of the function adds its arguments to."""
+    def spy(where, name):
+        calls, function = [], getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *args, **options: (
+            calls.append(args) or function(*args, **options)))
+        return calls
+    return spy
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The built-in sets are small and trained on for one epoch."""
+    phrases = data.phrases
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "phrases", lambda n, seed: phrases(n // 25, seed))
+        patch.setitem(data.BUILT_IN, "glyphs", lambda: (
+            data.glyphs(300, 0), data.glyphs(40, 1), [str(digit) for digit in range(10)], None))
+        for name in ("glyphs", "phrases"):
+            recipe = {**train.RECIPES[name], "epochs": 1, "teacher_epochs": 1}
+            patch.setitem(train.RECIPES, name, recipe)
+        yield

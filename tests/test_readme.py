@@ -1,4 +1,4 @@
-"""The README: its Python snippets run, its commands are understood, the glyphs commands run (shortened)."""
+"""The README: its commands are understood, its snippets run, its files exist."""
 
 import re
 import shlex
@@ -8,46 +8,60 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import data
 import train
 
 ROOT = Path(train.__file__).parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"(?<=python train\.py)[^\n`#&]*", README)))
+COMMANDS = [" ".join(command.split()) for command in (
+    *re.findall(r"^    .*?python train\.py([^\n#&`]*)", README, re.M),  # a line of its own
+    *re.findall(r"`python train\.py([^`]*)`", README))]               # within a sentence
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def test_every_command_is_understood(monkeypatch):
-    assert len(COMMANDS) > 5
-    for command in COMMANDS:
-        monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(command)])
-        if "--help" in command:
-            with pytest.raises(SystemExit) as stop:
-                train.parse_args()
-            assert stop.value.code == 0
-        else:
-            train.parse_args()
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"--help"}))
+def test_a_command_is_understood(monkeypatch, command):
+    monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(command)])
+    train.parse_args()
 
 
-def test_the_glyphs_commands_and_the_snippets_run(tmp_path, monkeypatch, capsys):
+def test_help_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        train.parse_args()
+    assert stop.value.code == 0
+    assert "the paper: 35" in capsys.readouterr().out
+
+
+def test_every_option_named_is_one():
+    options = train.make_parser().format_help()
+    for name in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
+        assert re.search(rf"{name}\b(?!-)", options), name
+
+
+def test_the_commands_of_the_built_in_sets_run(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    small = data.glyphs(300, 0), data.glyphs(40, 1), [str(d) for d in range(10)], None
-    monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: tuple(data.Split(s.x, s.y, s.truth) if isinstance(s, data.Split) else s for s in small))
-    phrases = data.phrases
-    monkeypatch.setattr(data, "phrases", lambda n, seed: phrases(n // 25, seed))
-    for name in ("glyphs", "phrases"):
-        monkeypatch.setitem(train.DEFAULTS, name, {**train.DEFAULTS[name], "epochs": 1, "teacher_epochs": 1})
-    for command in ("", "--compare --seeds 6", "--method re --seed 7", "--dataset phrases --compare"):
-        assert any(shlex.split(c) == shlex.split(command) for c in COMMANDS) or command == ""
-        monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(command)])
-        train.cli()
-    assert "p = " in capsys.readouterr().out
     Image.new("RGB", (50, 50)).save("digit.png")
-    snippets = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(snippets) == 3
-    for snippet in snippets:
+    for command, answer in (
+            ("", "model and picture: runs/glyphs/student-rekd-vit_nano-seed2026"),
+            ("--resume", "finished before"), ("--method re --seed 7", "seed 7"),
+            ("--compare --seeds 6", "p = "), ("--dataset phrases --compare", "compare-bert_nano"),
+            ("--explain digit.png --checkpoint runs/glyphs/.../best.pt", "digit.png: "),
+            ("--judge --checkpoint runs/glyphs/.../best.pt", "sufficiency")):
+        assert command in COMMANDS
+        best = next(Path("runs/glyphs").glob("student-re-*/best.pt"), "none yet")
+        arguments = shlex.split(command.replace("runs/glyphs/.../best.pt", str(best)))
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        train.cli()
+        assert answer in capsys.readouterr().out
+    assert len(SNIPPETS) == 3
+    for snippet in SNIPPETS:
         exec(snippet, {})
+    assert "because of" in capsys.readouterr().out
 
 
-def test_every_file_named_in_the_readme_exists():
-    for name in re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"`([\w./]+\.(?:py|txt|md)|results/\w+/|tests/)`", README):
+def test_every_file_named_exists():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    files = re.findall(r"`([\w./]+\.(?:py|txt|md)|results/|tests/)`", README)
+    assert {"rekd.py", "models.py", "data.py", "train.py"} <= {*files}
+    for name in links + files:
         assert (ROOT / name).exists(), name

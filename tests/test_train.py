@@ -1,16 +1,17 @@
-"""The command line, end to end on a tiny folder of images: runs, resume, determinism, checkpoints, errors."""
+"""The command line, end to end on tiny folders: runs, resume, teachers, tables, pages, mistakes."""
 
-import hashlib
+import html
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,481 +21,638 @@ import models
 import rekd
 import train
 
-ROOT = Path(train.__file__).parent
-NET = "--student vit:8:1:1 --teacher vit:16:1:2 --image-size 16 --patch-size 4 --epochs 3 --batch-size 16 --lr 3e-3".split()
+
+def finished(run):
+    assert (run.code, run.err) == (0, "")
+    return run.out
 
 
-@pytest.fixture(scope="session")
-def pets(tmp_path_factory):
-    """--data-dir with one data set: 3 colours, 20 + 8 images of each."""
-    root, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for part, n in (("train", 20), ("test", 8)):
-        for c, name in enumerate(("red", "green", "blue")):
-            (root / "colours" / part / name).mkdir(parents=True)
-            for i in range(n):
-                pixels = generator.integers(0, 100, (16, 16, 3), dtype=np.uint8)
-                pixels[4:12, 4:12, c] += 150
-                Image.fromarray(pixels).save(root / "colours" / part / name / f"{i}.png")
-    return root
-
-
-@pytest.fixture
-def run(pets, tmp_path, monkeypatch, capsys):
-    """run("--method re ...") -> (exit code, stdout, stderr), in this process, with runs in tmp_path/runs."""
-    def run(options, net=NET, dataset="colours"):
-        arguments = ["--dataset", dataset, "--data-dir", str(pets), "--out", str(tmp_path / "runs"), *net, *options.split()]
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        code = 0
-        try:
-            train.cli()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-    run.folder = tmp_path / "runs" / "colours"
-    return run
-
-
-def losses(folder):
-    keep = ("epoch", "tau", "loss", "prediction", "selection", "rationale_kd", "prediction_kd", "accuracy", "rate_mean")
-    return [{key: line[key] for key in keep if key in line} for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())]
-
-
-def weights(folder, name="last.pt"):
-    state = torch.load(folder / name, weights_only=True)["weights"]
-    return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()
+def refused(run, sentence):
+    """A user's mistake: exit code 2 and one sentence that says what to do."""
+    assert run.code == 2 and run.err.startswith("train.py: ") and run.err.count("\n") == 1, run.err
+    assert re.search(sentence, run.err), run.err
 
 
 def only(pattern, folder):
-    found = list(folder.glob(pattern))
-    assert len(found) == 1, found
-    return found[0]
+    found, = folder.glob(pattern)
+    return found
+
+
+def read(path):
+    return json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path)
+
+
+def log(folder):
+    """Without how long it took."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [{**line, "seconds": 0, "examples_per_s": 0} for line in lines]
+
+
+def state(folder):
+    """All that a run has learned and measured."""
+    weights = [value.tolist() for name in ("best.pt", "last.pt")
+               for value in read(folder / name)["weights"].values()]
+    return log(folder), weights, read(folder / "result.json")["test"]
+
+
+def stop_after(writes, monkeypatch):
+    """Ctrl-C comes right after so many files were written."""
+    write, left = data.write_atomically, [writes]
+
+    def stopping(*args):
+        write(*args)
+        left[0] -= 1
+        if not left[0]:
+            monkeypatch.setattr(train, "write_atomically", write)
+            raise KeyboardInterrupt
+    monkeypatch.setattr(train, "write_atomically", stopping)
 
 
 # ---------------------------------------------------------------- runs and what they leave
 
-def test_a_student_run_trains_its_teacher_first_and_the_next_reuses_it(run):
-    code, out, err = run("")
-    assert code == 0 and err == "" and "is trained first" in out
-    teacher, student = only("teacher-re-*", run.folder), only("student-rekd-*", run.folder)
-    for folder in (teacher, student):
-        assert {f.name for f in folder.iterdir()} == {"config.json", "log.jsonl", "best.pt", "last.pt", "result.json", "rationales.png"}
+def test_a_student_run_trains_its_teacher_first(run):
+    out = finished(run(""))
+    assert "vit:16:1:2 is trained first" in out and "teacher: vit:16:1:2 (RE)" in out
+    for folder in (only("teacher-re-*", run.colours), only("student-rekd-*", run.colours)):
+        assert {file.name for file in folder.iterdir()} == {
+            "config.json", "log.jsonl", "best.pt", "last.pt", "result.json", "rationales.png"}
         Image.open(folder / "rationales.png").verify()
-    line = json.loads((student / "log.jsonl").read_text().splitlines()[-1])
-    assert {"epoch", "tau", "lr", "loss", "prediction", "selection", "rationale_kd", "prediction_kd", "accuracy", "rate_mean", "rate_std",
-            "rate_empty", "rate_sampled", "seconds", "examples_per_s"} <= line.keys()
+    line = log(only("student-*", run.colours))[-1]
+    assert {"lr", "loss", "prediction", "selection", "rationale_kd", "prediction_kd", "accuracy",
+            "rate_mean", "rate_std", "rate_empty", "rate_sampled", "seconds"} <= line.keys()
     assert line["epoch"] == 3 and line["tau"] == pytest.approx(0.1)
-    assert re.search(r"method +accuracy +selection rate", out) and "teacher: vit:16:1:2 (RE)" in out
-    before = (teacher / "best.pt").stat().st_mtime_ns
-    code, out, err = run("--seed 7 --alpha 0.3")
-    assert code == 0 and f"reusing {teacher / 'best.pt'}" in out and (teacher / "best.pt").stat().st_mtime_ns == before
-    assert (run.folder / "student-rekd-vit_8_1_1-seed7-alpha0.3").exists() or list(run.folder.glob("*seed7*alpha0.3*"))
+
+
+def test_the_next_student_reuses_the_teacher(run):
+    run("--epochs 1")
+    best = only("teacher-*", run.colours) / "best.pt"
+    before = best.stat().st_mtime_ns
+    assert f"reusing {best}" in finished(run("--epochs 1 --seed 7 --alpha 0.3"))
+    assert best.stat().st_mtime_ns == before and only("student-*seed7*alpha0.3*", run.colours)
 
 
 def test_teacher_mode_trains_only_the_teacher(run):
-    net = [option for option in NET if option not in ("--student", "vit:8:1:1")]
-    code, out, _ = run("", net=net)
-    assert code == 0 and [f.name.split("-")[:2] for f in run.folder.iterdir()] == [["teacher", "re"]]
-    assert "RE " in out
+    assert "RE " in finished(run("", net_of="teacher"))
+    assert only("*", run.colours).name.startswith("teacher-re-")
 
 
-def test_compare_prints_the_table_the_gap_and_no_p_value_under_six_seeds(run):
-    code, out, _ = run("--compare --seeds 2 --epochs 1")
-    assert code == 0
-    table = only("compare-*2seeds.txt", run.folder).read_text()
-    assert table in out and [line.split()[0] for line in table.splitlines()[3:6]] == ["CLS", "RE", "REKD"]
-    assert "+-" in table and "gap" in table and "p =" not in table.split("takes 6 seeds")[0] and "takes 6 seeds" in table
-    assert Image.open(only("compare-*2seeds.png", run.folder)).size[0] > 500
-    assert len(list(run.folder.glob("student-*"))) == 6 and len(list(run.folder.glob("teacher-*"))) == 1
+def test_compare_leaves_a_table_with_a_picture(run, tmp_path):
+    out = finished(run(f"--compare --seeds 2 --epochs 1 --out {tmp_path}/student-rekd-try"))
+    folder = tmp_path / "student-rekd-try" / "colours"  # whatever its name
+    table = only("compare-*2seeds.txt", folder).read_text()
+    lines = table.splitlines()
+    assert table in out and all(len(line) <= 100 for line in lines if "best.pt" not in line)
+    assert lines[2].split() == ["method", "accuracy", "rate", "F1", "parameters", "seconds"]
+    assert [line.split()[0] for line in lines[3:6]] == ["CLS", "RE", "REKD"]
+    assert "+-" in table and "takes 6 seeds" in table and "p =" not in table
+    assert Image.open(only("compare-*2seeds.png", folder)).size[0] > 500
+    assert len(list(folder.glob("student-*"))) == 6 and only("teacher-*", folder)
 
 
-def test_with_six_seeds_the_table_tells_p_and_its_floor():
-    def result(accuracy):
-        scores = dict.fromkeys(("sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random"), 0.0)
-        return {"test": {"accuracy": accuracy, "rate_mean": 0.1, "rate_empty": 0.0, **scores}, "parameters": 10, "seconds": 1.0}
-    args = type("Args", (), dict(dataset="d", student="s", role="student", compare=True, seeds=6, seed=0))
-    runs = {"cls": [result(0.9)] * 6, "re": [result(0.5 + i / 100) for i in range(6)], "rekd": [result(0.86)] * 6}
-    text = train.report(runs, args, None)
-    assert "p = 0.031 (6 seeds cannot go below 0.031)" in text
-    assert "0.5250 +- 0.0187" in text and f"{(0.86 - 0.525) / (0.9 - 0.525):.0%}" in text
+def test_cls_selects_everything(run):
+    finished(run("--method cls"))
+    folder = only("student-cls-*", run.colours)
+    test = read(folder / "result.json")["test"]
+    assert test["rate_mean"] == 1 and test["accuracy"] > 0.8  # colours are easy
+    assert not {"rate", "tau_start", "alpha"} & read(folder / "config.json").keys()
 
 
-def test_cls_has_no_temperature_and_selects_everything(run):
-    code, out, _ = run("--method cls")
-    folder = only("student-cls-*", run.folder)
-    assert code == 0 and "rate" not in json.loads((folder / "config.json").read_text())
-    result = json.loads((folder / "result.json").read_text())
-    assert result["test"]["rate_mean"] == 1.0 and result["test"]["accuracy"] > 0.8   # colours are easy
+@pytest.mark.parametrize("script", [
+    [(0.99, 1.0), (0.80, 0.18), (0.70, 0.15)],   # of those that keep to .15, the most accurate
+    [(0.99, 1.0), (0.80, 0.5), (0.90, 0.7)],     # none does: the closest rate
+    [(0.80, 0.15), (0.80, 0.10), (0.70, 0.15)]])  # a tie: the later
+def test_the_checkpoint_is_the_best_epoch_that_keeps_to_the_rate(run, monkeypatch, script):
+    metrics = iter([*script, (0, 0)])
+    monkeypatch.setattr(train, "evaluate", lambda *args: {
+        **dict(zip(("accuracy", "rate_mean"), next(metrics))), "rate_std": 0.0, "examples": 9})
+    finished(run("--method re --rate 0.15"))
+    assert read(only("student-*", run.colours) / "best.pt")["epoch"] == 2
 
 
-def test_the_checkpoint_is_the_best_epoch_that_keeps_to_the_rate(run, monkeypatch):
-    """Dev metrics played back by a script: epoch 1 selects everything and is the most accurate; of the others, 2 is the best."""
-    script = [(0.99, 1.0), (0.80, 0.18), (0.70, 0.15)]
-    calls = []
-
-    def evaluate(model, data, split, config, rate=None):
-        accuracy, rate = script[min(len(calls), 2)]
-        calls.append(1)
-        return {"accuracy": accuracy, "rate_mean": rate, "rate_std": 0.0, "rate_empty": 0.0, "rate_full": 0.0,
-                **dict.fromkeys(("sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random"), 0.0)}, None
-    monkeypatch.setattr(train, "evaluate", evaluate)
-    assert run("--method re --rate 0.15")[0] == 0
-    assert torch.load(only("student-re-*", run.folder) / "best.pt", weights_only=True)["epoch"] == 2
-    calls.clear()
-    script[:] = [(0.99, 1.0), (0.80, 0.5), (0.90, 0.7)]                          # none keeps to it: the closest rate
-    assert run("--method re --rate 0.15 --seed 1")[0] == 0
-    assert torch.load(only("student-re-*seed1*", run.folder) / "best.pt", weights_only=True)["epoch"] == 2
+def test_bfloat16_computes_less_exactly(run):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        assert precision in finished(run(f"--method re --precision {precision}")).splitlines()[0]
+        *_, newest = sorted(run.colours.iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+        losses.append(log(newest)[0]["loss"])
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_a_finished_model_is_used_in_three_lines(run, pets):
-    run("--method re")
-    best = only("student-re-*", run.folder) / "best.pt"
-    model, info = models.load(best)
-    x = data.read_input(pets / "colours" / "test" / "red" / "0.png", info["input"])
-    rationale = model(x)
-    assert info["classes"] == ["blue", "green", "red"] and rationale.mask.shape == (1, 16) and rationale.logits.shape == (1, 3)
+@pytest.mark.parametrize("schedule, factors", [("constant", [1] * 5),
+                                               ("decay", [1, 1, 1, 2 / 3, 1 / 6])])
+def test_the_learning_rate_decays_over_the_last_40_percent(run, schedule, factors):
+    finished(run(f"--method cls --epochs 5 --lr 0.003 --lr-schedule {schedule}"))
+    found = [line["lr"] / 0.003 for line in log(only("student-*", run.colours))]
+    assert found == pytest.approx(factors)
 
 
-# ---------------------------------------------------------------- the same seed gives the same run, interrupted or not
+@pytest.fixture
+def slow(monkeypatch):
+    """slow(module, name, seconds): a call takes so long, and nothing else does."""
+    now = [0.0]
+    monkeypatch.setattr(train, "time", SimpleNamespace(time=lambda: now[0]))
 
-@pytest.mark.parametrize("method", ["cls", "re", "rekd"])
-def test_the_same_command_gives_the_same_losses_and_weights_twice_over(run, tmp_path, method):
-    run(f"--method {method}")
-    folder = only(f"student-{method}-*", run.folder)
-    first = losses(folder), weights(folder)
-    run(f"--method {method}")
-    assert (losses(folder), weights(folder)) == first
-    run(f"--method {method} --seed 1")
-    assert weights(only(f"student-{method}-*seed1*", run.folder)) != first[1]
+    def slow(where, name, seconds):
+        function = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *args, **options: (
+            now.append(now.pop() + seconds) or function(*args, **options)))
+    return slow
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(run, monkeypatch):
-    run("")
-    student = only("student-rekd-*", run.folder)
-    expected = losses(student), weights(student), weights(student, "best.pt")
-    save = train.write_atomically
-    for when in range(1, 8):                         # killed after so many checkpoint writes, best.pt and last.pt alike
-        left = [when]
+def test_after_20_steps_a_pipe_hears_how_long_the_whole_command_takes(run, slow):
+    slow(rekd, "cls_losses", 10)
+    out = finished(run("--method cls --epochs 10 --seeds 2"))  # 30 steps each; left: 40, then 10
+    assert re.findall(r"step 20 of 30: about (.*) left", out) == ["7 minutes", "100 seconds"]
+    assert "will take" not in out
 
-        def killed(path, write):
-            save(path, write)
-            left[0] -= path.suffix == ".pt"
-            if not left[0]:
-                raise KeyboardInterrupt
-        monkeypatch.setattr(train, "write_atomically", killed)
-        code, _, err = run("")
-        if code == 0:
+
+def test_what_takes_days_is_said_before_the_first_step(run, slow):
+    slow(rekd.Rationalist, "forward", 9000)
+    before, warning, after = re.split("(.*will take about .* days.*)",
+                                      finished(run("--method re --epochs 2")))
+    assert "--student vit_micro" in warning and "--limit" in warning and "--epochs" in warning
+    assert "step" not in before and "epoch" not in before and "epoch  1/2" in after
+
+
+# ---------------------------------------------------------------- the same seed, interrupted or not
+
+@pytest.mark.parametrize("dataset, method", [("colours", "cls"), ("colours", "re"),
+                                             ("colours", "rekd"), ("words", "rekd")])
+def test_the_same_command_gives_the_same_weights(run, dataset, method):
+    run(f"--method {method}", dataset)
+    folder = only(f"student-{method}-*", run.runs / dataset)
+    first = state(folder)
+    run(f"--method {method}", dataset)
+    assert state(folder) == first
+    run(f"--method {method} --seed 1", dataset)
+    assert state(only(f"student-{method}-*seed1*", run.runs / dataset))[1] != first[1]
+
+
+@pytest.mark.parametrize("dataset", ["colours", "words"])
+def test_a_run_interrupted_anywhere_ends_as_an_uninterrupted_one(run, monkeypatch, dataset):
+    run("", dataset)
+    student = only("student-rekd-*", run.runs / dataset)
+    expected, resumed_after = state(student), set()
+    for writes in range(1, 20):
+        stop_after(writes, monkeypatch)
+        stopped = run("", dataset)
+        if stopped.code == 0:
             break
-        assert code == 130 and "Traceback" not in err and "--resume" in err
-        monkeypatch.setattr(train, "write_atomically", save)
-        assert run("--resume")[0] == 0
-        assert (losses(student), weights(student), weights(student, "best.pt")) == expected
-    assert when > 3
-
-
-def test_a_run_resumed_after_its_last_epoch_ends_with_the_same_result(run):
-    """Random masks (--eval-mask sample, the chance beside faithfulness) are drawn at the end too."""
-    run("--method re --eval-mask sample")
-    folder, results = only("student-re-*", run.folder), []
-    for _ in range(2):
-        results.append(json.loads((folder / "result.json").read_text())["test"])
-        (folder / "result.json").unlink()
-        assert run("--method re --eval-mask sample --resume")[0] == 0
-    assert {**results[0], "examples_per_s": 0} == {**results[1], "examples_per_s": 0}
+        assert stopped.code == 130 and "Traceback" not in stopped.err and "--resume" in stopped.err
+        out = finished(run("--resume", dataset))
+        resumed_after |= {*re.findall(r"resumed after epoch (\d)", out)}
+        assert state(student) == expected
+    assert resumed_after == {"1", "2", "3"}  # it did not begin anew
 
 
 def test_resume_does_not_repeat_finished_runs(run):
     run("--method re")
-    before = (only("student-re-*", run.folder) / "last.pt").stat().st_mtime_ns
-    code, out, _ = run("--method re --resume")
-    assert code == 0 and "finished before" in out
-    assert (only("student-re-*", run.folder) / "last.pt").stat().st_mtime_ns == before
+    last = only("student-re-*", run.colours) / "last.pt"
+    before = last.stat().st_mtime_ns
+    assert "finished before" in finished(run("--method re --resume"))
+    assert last.stat().st_mtime_ns == before
 
 
-def test_ctrl_c_and_kill_in_a_real_process(pets, tmp_path):
-    """SIGINT: exit 130, no traceback. SIGKILL, then --resume: the weights of a run that nobody killed."""
+def test_resume_goes_on_to_seeds_that_were_not_begun(run, monkeypatch):
+    stop_after(4, monkeypatch)
+    assert run("--method re --seeds 2").code == 130
+    assert "resumed after epoch 1" in finished(run("--method re --seeds 2 --resume"))
+    assert len(list(run.colours.glob("*/result.json"))) == 2
+
+
+def test_ctrl_c_or_kill_in_a_real_process(run, tmp_path):
+    """SIGINT: exit 130. SIGKILL, then --resume: the weights of a run that nobody killed."""
+    run("--resume")  # fills sys.argv
+
     def start(out, *more):
-        arguments = ["--dataset", "colours", "--data-dir", str(pets), "--out", str(out), *NET, "--epochs", "30", "--method", "re", *more]
-        return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                env={**os.environ, "OMP_NUM_THREADS": "1"},  # a shell's background job ignores SIGINT, and its children with it
-                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        arguments = [*sys.argv[1:-1], "--method", "re", "--epochs", "12", "--out", tmp_path / out]
+        return subprocess.Popen(  # a shell's background job ignores SIGINT, and so its children
+            [sys.executable, train.__file__, *arguments, *more], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
-    def stop_after(process, epochs, signum):
+    def stop(process, epoch, signum):
         for line in process.stdout:
-            if f"epoch {epochs:>2}/" in line:
+            if f"epoch {epoch:>2}/" in line:
                 process.send_signal(signum)
         process.stdout.close()
         return process.wait(), process.stderr.read()
 
-    whole = start(tmp_path / "whole")
-    assert whole.communicate()[1] == "" and whole.returncode == 0
-    code, err = stop_after(start(tmp_path / "cut"), 3, signal.SIGINT)
+    whole = start("whole")
+    code, err = stop(start("cut"), 2, signal.SIGINT)
     assert code == 130 and "Traceback" not in err and "--resume" in err
-    code, _ = stop_after(start(tmp_path / "cut", "--resume"), 9, signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    again = start(tmp_path / "cut", "--resume")
-    assert again.communicate()[1] == "" and again.returncode == 0
-    folders = [only("student-re-*", tmp_path / name / "colours") for name in ("whole", "cut")]
-    assert losses(folders[0]) == losses(folders[1]) and weights(folders[0]) == weights(folders[1])
+    assert stop(start("cut", "--resume"), 5, signal.SIGKILL)[0] == -signal.SIGKILL
+    for process in (whole, start("cut", "--resume")):
+        assert process.communicate()[1] == "" and process.returncode == 0
+    first, second = (only("student-*", tmp_path / out / "colours") for out in ("whole", "cut"))
+    assert state(first) == state(second)
 
 
 # ---------------------------------------------------------------- the teacher
 
-def test_the_teacher_is_frozen_in_eval_mode_and_outside_the_student(run, monkeypatch):
-    seen = []
-    original = train.rekd_losses
-
-    def spy(model, teacher, *rest, **options):
-        seen.append((model, teacher))
-        return original(model, teacher, *rest, **options)
-    monkeypatch.setattr(train, "rekd_losses", spy)
-    run("")
-    student, teacher = seen[0]
-    assert not teacher.training and not any(p.requires_grad for p in teacher.parameters()) and all(p.grad is None for p in teacher.parameters())
-    assert not {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}
-    saved = torch.load(only("teacher-*", run.folder) / "best.pt", weights_only=True)["weights"]
+def test_the_teacher_is_frozen_outside_the_student(run, spy):
+    calls = spy(rekd, "rekd_losses")
+    finished(run(""))
+    student, teacher, *_ = calls[0]
+    assert student.training and not teacher.training
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+    assert not {*map(id, student.parameters())} & {*map(id, teacher.parameters())}
+    saved = read(only("teacher-*", run.colours) / "best.pt")["weights"]
     assert all(torch.equal(saved[key], value) for key, value in teacher.state_dict().items())
-    assert student.training
 
 
-def test_a_teacher_of_other_data_rate_grid_or_preset_is_not_reused(run):
+@pytest.mark.parametrize("dataset, width", [("colours", 16), ("words", 32)])
+def test_a_student_hears_what_the_teacher_says_of_the_very_batch(run, monkeypatch, dataset, width):
+    """Of images in this epoch's crop and flip; texts are cut to the longest of the batch."""
+    original = rekd.rekd_losses
+
+    def compare(model, teacher, x, y, *, known, **options):
+        keep, logits = rekd.ask(teacher, x)
+        assert torch.allclose(known[0].float(), keep, atol=5e-3)  # kept as float16
+        assert torch.allclose(known[1], logits, atol=5e-3) and keep.shape[1] == width
+        return original(model, teacher, x, y, known=known, **options)
+    monkeypatch.setattr(rekd, "rekd_losses", compare)
+    finished(run("--epochs 6", dataset))  # more epochs than views
+
+
+def test_answers_are_asked_for_once(run):
+    run("--epochs 2")
+    file = only("answers-*.pt", run.colours)
+    before, stamp = file.read_bytes(), file.stat().st_mtime_ns
+    run("--epochs 2 --seed 5")
+    assert file.stat().st_mtime_ns == stamp
+    file.write_bytes(before[:500])  # torn: asked anew
+    finished(run("--epochs 2 --seed 6"))
+    assert file.read_bytes() == before
+    for count, options in enumerate(("--views 2", "--rate 0.6", "--precision bfloat16"), start=2):
+        finished(run(f"--epochs 2 --seed 7 {options}"))
+        assert len(list(run.colours.glob("answers-*"))) == count, options
+
+
+def test_a_teacher_of_anything_else_is_not_reused(run, tmp_path):
     run("")
-    for option in ("--limit 40", "--rate 0.3", "--patch-size 8", "--teacher vit:24:1:2"):
-        code, out, _ = run(f"{option} --epochs 1")
-        assert code == 0 and "is trained first" in out, option
-    assert "reusing" in run("--epochs 2 --tau-start 4")[1]
+    start = models.ViT(dim=16, depth=1, heads=2, image_size=16, patch_size=4)
+    published = models.published_slots(start, "vit")
+    torch.save({key: value.clone() for key, value in published.items()}, tmp_path / "start.pt")
+    for option in ("--limit 40", "--rate 0.3", "--patch-size 8", "--teacher vit:24:1:2",
+                   "--masking zero", f"--teacher-init {tmp_path / 'start.pt'}"):
+        assert "is trained first" in finished(run(f"{option} --epochs 1")), option
+        assert "reusing" in finished(run(f"{option} --epochs 1 --seed 3")), option
+    assert "reusing" in finished(run("--epochs 2 --tau-start 4"))
 
 
-# ---------------------------------------------------------------- a user's mistakes: exit code 2 and one sentence
+@pytest.mark.parametrize("more", ["", "--resume"])
+def test_a_finished_teacher_without_its_weights_is_trained_again(run, more):
+    """A clone has result.json alone."""
+    run("--epochs 1")
+    folder = only("teacher-*", run.colours)
+    for name in ("best.pt", "last.pt"):
+        (folder / name).unlink()
+    assert "is trained first" in finished(run(f"--epochs 1 {more}"))
+    assert (folder / "best.pt").exists()
 
-def refused(result, sentence):
-    code, out, err = result
-    assert code == 2 and err.startswith("train.py: ") and err.count("\n") == 1 and "Traceback" not in err, (code, err)
-    assert re.search(sentence, err), err
 
+def test_a_run_tells_who_taught_it(run):
+    finished(run("--epochs 1"))
+    best = only("teacher-*", run.colours) / "best.pt"
+    for name in ("result.json", "best.pt", "last.pt"):
+        teacher = read(only("student-*", run.colours) / name)["teacher"]
+        assert re.fullmatch("[0-9a-f]{64}", teacher.pop("sha256"))
+        assert teacher == {"path": str(best), "preset": "vit:16:1:2", "dev": read(best)["metric"]}
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_does_not_go_on_under_another_teacher(run, is_finished):
+    finished(run(""))
+    if not is_finished:
+        (only("student-*", run.colours) / "result.json").unlink()
+    best = only("teacher-*", run.colours) / "best.pt"
+    checkpoint = read(best)
+    next(iter(checkpoint["weights"].values())).mul_(1.5)
+    torch.save(checkpoint, best)
+    refused(run("--resume"), "another teacher")
+    assert "reusing" in finished(run(""))
+
+
+def with_other_images(folders, place):
+    root = shutil.copytree(folders, place)
+    for file in (root / "colours" / "train" / "red").iterdir():
+        Image.new("RGB", (16, 16), "black").save(file)
+    return root
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_does_not_go_on_with_other_training_data(run, folders, tmp_path, is_finished):
+    root = shutil.copytree(folders, tmp_path / "mine")
+    finished(run(f"--method re --data-dir {root}"))
+    if not is_finished:
+        (only("student-*", run.colours) / "result.json").unlink()
+    shutil.rmtree(root)
+    with_other_images(folders, root)
+    refused(run(f"--method re --data-dir {root} --resume"), "other training data")
+
+
+def test_nothing_within_an_epoch_waits_for_the_device(run, monkeypatch):
+    """On a GPU, reading a value (.item(), nonzero) makes the host wait."""
+    events, original, aten = [], rekd.rekd_losses, torch.ops.aten
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in (aten._local_scalar_dense.default, aten.nonzero.default):
+                events.append("wait ")
+            return function(*args, **(kwargs or {}))
+    monkeypatch.setattr(rekd, "rekd_losses", lambda *args, **options: (
+        events.append("step ") or original(*args, **options)))
+    with Watch():  # with drop, a frozen teacher's predictor packs, which reads a length
+        finished(run("--masking zero"))
+    assert "".join(events).count("step step step ") == 3 and "wait " in events  # 3 epochs of 3
+
+
+def test_evaluation_leaves_the_mode_as_it_was(folders):
+    shape = dict(image_size=16, patch_size=4)
+    dataset = data.load_dataset("colours", folders, **shape)
+    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, **shape)
+    found = []
+    for mode in (True, False):
+        config = SimpleNamespace(method="re", precision="float32")
+        found.append(train.evaluate(model.train(mode), dataset, dataset.test, config))
+        assert model.training == mode
+    assert found[0] == found[1]  # no noise, no dropout
+
+
+# ---------------------------------------------------------------- the table
+
+def results(*accuracies):
+    return [{"test": {"accuracy": accuracy, "rate_mean": 0.1, "examples": 3000}, "seconds": 9.0,
+             "parameters": 10_000_000, "teacher": {"preset": "vit_base", "path": "runs/best.pt",
+                                                   "dev": {"accuracy": 0.9, "rate_mean": 0.1}}}
+            for accuracy in accuracies]
+
+
+@pytest.mark.parametrize("cls, re_, rekd_, line", [
+    ([0.99], [0.60], [0.97], r"gap recovered.*: 95%"),
+    ([0.99], [0.985], [0.99], "no gap to recover"),  # .005 of 3,000 examples
+    ([0.9] * 6, [0.50, 0.51, 0.52, 0.53, 0.54, 0.55], [0.86] * 6, r"gap recovered.*: 89%"),
+    ([0.9] * 6, [0.5, 1.0, 0.9, 1.0, 0.9, 0.8], [0.95] * 6, "no gap to recover"),
+    ([0.9] * 6, [0.95] * 6, [0.97] * 6, "no gap to recover")])
+def test_a_share_of_the_gap_is_told_only_where_there_is_one(cls, re_, rekd_, line):
+    text = train.table("title", dict(cls=results(*cls), re=results(*re_), rekd=results(*rekd_)))
+    assert re.search(line, text) and max(map(len, text.splitlines())) <= 100
+    assert ("gap recovered" in text) != ("no gap to recover" in text)
+
+
+def test_six_seeds_have_a_p_value():
+    runs = [results(*[0.9] * 6), results(*(0.5 + i / 100 for i in range(6))), results(*[0.86] * 6)]
+    assert "p = 0.031 (6 seeds cannot go below 0.031)" in "\n".join(train.comparison(*runs))
+    assert "0.5250 +- 0.0187" in train.table("title", dict(re=runs[1]))
+    five = "\n".join(train.comparison(*(run[:5] for run in runs)))
+    assert "p =" not in five and "takes 6 seeds" in five
+
+
+# ---------------------------------------------------------------- --judge
+
+def judged(run, best, options=""):
+    """-> {mask: {column: cell}}"""
+    out = finished(run(f"--judge --checkpoint {best} {options}", net_of="none"))
+    table = re.search(r"^mask .*?(?=^$|^sufficiency,)", out, re.S | re.M)[0].splitlines()
+    header, *rows = [re.split(r"\s{2,}", line) for line in table]
+    return {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
+
+
+@pytest.mark.parametrize("dataset", ["colours", "words"])
+@pytest.mark.parametrize("method, more", [("cls", set()), ("re", {"sampled", "by rank"})])
+def test_judge_compares_masks_of_exactly_the_rate(run, spy, dataset, method, more):
+    finished(run(f"--method {method}", dataset))
+    best = only("student-*", run.runs / dataset) / "best.pt"
+    saliency, calls = rekd.saliency, spy(rekd, "probe")
+    sizes = spy(rekd, "saliency")
+    rows = judged(run, best, "--rate 0.3" if method == "cls" else "")
+    assert rows.keys() == {"noise-free", "random", "saliency"} | more
+    assert max(len(x) for _, x, _ in sizes) <= 32  # a gradient keeps activations
+    assert all(row["f1"] == row["iou"] == "-" for row in rows.values())
+
+    model, info = models.load(best)
+    config = {"rate": 0.3, **info["config"]}
+    shape = {key: config[key] for key in train.SHAPE[info["input"]["kind"]]}
+    loaded = data.load_dataset(dataset, config["data_dir"], **shape)
+    masks = dict(zip(rows, calls))
+    for side, split in ((0, loaded.train), (2, loaded.test)):  # alone: learned, then tested, from
+        expected, count = [], []
+        for _, x, _ in loaded.batches(split, 8):
+            selectable = model.selectable(x)
+            scores = saliency(model.predictor, x, selectable)
+            expected.append(rekd.rate_mask(scores, config["rate"], selectable))
+            count += [max(round(config["rate"] * n), 1) for n in selectable.sum(1).tolist()]
+        expected = torch.cat(expected)
+        assert torch.equal(masks["saliency"][side][:, :expected.shape[1]], expected)
+        for name in rows.keys() & {"random", "saliency", "by rank"}:
+            assert masks[name][side].sum(1).tolist() == count, name
+
+
+@pytest.mark.parametrize("dataset, preset", [("glyphs", "vit:8:1:1"), ("phrases", "bert:8:1:1")])
+def test_judge_compares_with_the_truth_where_it_is_known(run, small, dataset, preset):
+    finished(run(f"--method re --student {preset}", dataset))
+    folder = only("student-*", run.runs / dataset)
+    rows, test = judged(run, folder / "best.pt"), read(folder / "result.json")["test"]
+    assert all(0 <= float(row["iou"]) <= float(row["f1"]) <= 1 for row in rows.values())
+    for column, key in (("accuracy", "accuracy"), ("rate", "rate_mean"), ("f1", "f1")):
+        assert float(rows["noise-free"][column]) == pytest.approx(test[key], abs=6e-4)
+
+
+def test_judge_refuses_other_data_than_trained_on(run, folders, tmp_path):
+    finished(run("--method re --epochs 1"))
+    options = f"--judge --checkpoint {only('student-*', run.colours) / 'best.pt'} --data-dir"
+    finished(run(f"{options} {shutil.copytree(folders, tmp_path / 'same')}"))
+    refused(run(f"{options} {with_other_images(folders, tmp_path / 'other')}"), "--data-dir")
+
+
+# ---------------------------------------------------------------- pages, --explain
+
+TEXT = "A <b>Fine</b>,  film.<br />Bye & \x1b[31m"
+VOCABULARY = [*data.SPECIAL, *data.WordPiece.words(TEXT)]
+
+
+def mask_of(*words):
+    """(N,) where these words of the text stand; [CLS] first, [SEP] last."""
+    return torch.tensor([0, *(word in words for word in data.WordPiece.words(TEXT)), 0])
+
+
+def example(label=None, truth=()):
+    spans = train.spans_of(TEXT, {"vocabulary": VOCABULARY})
+    return train.Example(None, TEXT, "mine & yours", spans, label, mask_of(*truth))
+
+
+def article(example, *findings):
+    return train.html_page(["title"], [(example, findings)]).split("<article>")[1]
+
+
+def test_a_page_marks_what_was_selected_of_the_text_as_it_was_written():
+    finding = train.Finding("RE", mask_of("fine", ",", "film"), "", "good, 80%", True)
+    page = article(example(truth=["film", "."]), finding)
+    text = re.search(r'<p class="text">(.*?)</p>', page, re.S)[1].replace("</mark><mark>", "")
+    assert text.startswith("A &lt;b&gt;<mark>Fine</mark>&lt;/b&gt;<mark>,  <u>film</u></mark>"
+                           "<u>.</u><br>Bye &amp; ")
+    assert "mine &amp; yours" in page
+
+
+def test_a_page_of_several_models_shows_the_text_once():
+    page = article(example(label="good"),
+                   train.Finding("CLS", mask_of(*VOCABULARY), "ok: ", "good", False),
+                   train.Finding("RE", mask_of("fine", "film"), "WRONG: ", "bad, 80%", True))
+    assert page.count("Bye") == 1
+    text, cls, re_ = re.findall(r"<p.*?</p>", page, re.S)
+    assert "<mark>" not in text + cls and "ok: good" in cls
+    assert "<mark>Fine</mark>" in re_ and "<mark>film</mark>" in re_ and "WRONG: bad, 80%" in re_
+
+
+def test_explain_brackets_the_text_as_it_was_written():
+    finding = train.Finding("RE", mask_of("fine", "film", "."), "", "good", True)
+    first, second = train.bracketed(example(), finding)
+    assert first == "A <b>[Fine]</b>,  [film.]"
+    assert second.startswith("Bye & ") and "\x1b" not in second
+    everything = train.Finding("CLS", mask_of(*VOCABULARY), "", "good", False)
+    assert "[" not in train.bracketed(example(), everything)[0]
+
+
+def test_compare_on_texts_leaves_one_page(run, small):
+    net = "--student bert:8:1:1 --teacher bert:16:1:2"
+    assert "up to 32 of" in finished(run(f"--compare {net}", "phrases"))
+    page = only("compare-*.html", run.runs / "phrases").read_text("utf-8")
+    articles = page.split("<article>")[1:]
+    assert len(articles) == 8 and all("<u>" in part for part in articles)
+    for name in ("teacher", "CLS", "RE", "REKD"):
+        assert f"{name}: bert:" in page and all(f"<b>{name}: " in part for part in articles)
+    assert "(dev), accuracy" in page.split("CLS: bert:")[0]  # the others: on the test set
+
+
+def test_explain_shows_your_own_texts(run, tmp_path, monkeypatch):
+    finished(run("--method re", "words"))
+    written = "<script>alert('Good')</script>  A GOOD film, gr\u00fc\u00dfe \x1b[2J\a" + "so " * 50
+    (own := tmp_path / "mine.txt").write_text(written, "utf-8")
+    options = f"--explain {own} --checkpoint {only('student-*', run.words) / 'best.pt'}"
+    out = finished(run(options, net_of="none"))
+    assert re.search(r"mine.txt: (good|bad), \d+%", out) and "first 38 tokens" in out
+    assert not {"\x1b", "\a"} & set(out)
+    assert written[:50].strip() in re.sub(r"[][]", "", out)  # but for the brackets
+    page = Path(re.search("picture: (.*)", out)[1]).read_text("utf-8")
+    text = re.search(r'<p class="text">(.*?)</p>', page, re.S)[1]
+    assert "<script" not in page
+    assert html.unescape(re.sub("<[^>]*>", "", text)) == written  # also what the model cannot read
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert run(options, net_of="none").code == 0  # a terminal that cannot show it all
+
+
+def test_explain_shows_your_own_images(run, folders):
+    finished(run("--method re --epochs 1"))
+    best, file = only("student-*", run.colours) / "best.pt", folders / "colours/test/red/0.png"
+    out = finished(run(f"--explain {file} {file} --checkpoint {best}", net_of="none"))
+    assert len(re.findall(r"0.png: (red|green|blue), \d+%", out)) == 2
+    assert len(re.findall(r"^  ([#.] ){4}$", out, re.M)) == 8
+    Image.open(re.search("picture: (.*)", out)[1]).verify()
+
+
+# ---------------------------------------------------------------- a user's mistakes
 
 @pytest.mark.parametrize("options, sentence", [
     ("--dataset nowhere", "no data set 'nowhere': there are .*glyphs, cifar10"),
     ("--student vit_huge", "no preset 'vit_huge': choose one of vit_nano"),
     ("--teacher resnet", "no preset 'resnet'"),
     ("--patch-size 5", "16 is not divisible by patch size 5"),
-    ("--rate 0", r"--rate: must be above 0"), ("--rate 1.5", "at most 1"), ("--rate nan", "--rate"),
-    ("--epochs 0", "--epochs"), ("--lr -1", "--lr"), ("--tau-end 0", "--tau-end"), ("--epochs three", "--epochs"),
-    ("--limit 2", "less than one example for each of the 3 classes"),
-    ("--nonsense 3", "unrecognized arguments: --nonsense 3"),
+    ("--rate 0", "--rate: must be above 0"), ("--rate 1.5", "at most 1"), ("--rate nan", "--rate"),
+    ("--epochs 0", "--epochs"), ("--epochs three", "--epochs"), ("--lr -1", "--lr"),
+    ("--tau-end 0", "--tau-end"), ("--limit 2", "less than one example for each of the 3 classes"),
+    *((f"{gone} 1", f"unrecognized arguments: {gone} 1") for gone in (
+        "--nonsense", "--rates", "--distil", "--probe", "--eval-mask", "--bf16")),
     ("--compare --method re", "leave --method out"),
-    ("--device quantum", "no device 'quantum'"),
+    ("--device quantum", "no device 'quantum'"), ("--device meta", "no device 'meta'"),
     ("--teacher-checkpoint nowhere.pt", "cannot read the checkpoint nowhere.pt"),
+    ("--teacher-checkpoint x.pt --teacher-init scratch", "leave --teacher-init out"),
     ("--resume", "nothing to resume"),
-    ("--rates 0", "--rates: must be above 0"), ("--rates 0.1,abc", "invalid rates value: '0.1,abc'"),
-    ("--seed 20000000000000", "--seed: must be at least 0 and at most"),        # seeds of epochs would leave 64 bits
-    ("--device meta", "no device 'meta'"),
-])
+    ("--seed 20000000000000", "--seed: must be at least 0 and at most"),  # would leave 64 bits
+    ("--max-length 16", "--max-length is for texts"),
+    ("--student bert_nano", "bert_nano does not read images"),
+    ("--explain x.png", "give both"), ("--judge", "give both"), ("--checkpoint x.pt", "give both"),
+    ("--judge --explain x.png --checkpoint x.pt", "one of"),
+    ("--explain x.png --checkpoint none.pt", "cannot read the checkpoint none.pt"),
+    ("--judge --checkpoint none.pt", "cannot read the checkpoint none.pt")])
 def test_bad_options(run, options, sentence):
     refused(run(options), sentence)
+    assert not list(run.runs.glob("**/*.pt"))
 
 
-@pytest.mark.parametrize("option", ["--method rekd", "--teacher-checkpoint best.pt", "--teacher-init scratch"])
-def test_in_teacher_mode_what_only_a_student_wants_is_refused(run, option):
-    refused(run(option, net=["--teacher", "vit:16:1:2"]), "without --student only the teacher is trained")
+@pytest.mark.parametrize("options, sentence", [
+    ("--student vit_nano --method cls", "vit_nano does not read texts"),
+    ("--teacher vit_nano", "vit_nano does not read texts"),
+    ("--image-size 32", "--image-size is for images"), ("--views 2", "--views is for images")])
+def test_options_of_images_are_refused_for_texts(run, options, sentence):
+    refused(run(options, "words"), sentence)
 
 
-def test_a_data_set_is_a_name_and_not_a_path(run, pets):
+@pytest.mark.parametrize("option", ["--method rekd", "--teacher-checkpoint best.pt",
+                                    "--teacher-init scratch"])
+def test_teacher_mode_refuses_what_only_a_student_wants(run, option):
+    refused(run(option, net_of="teacher"), "without --student only the teacher is trained")
+
+
+def test_a_data_set_is_a_name_not_a_path(run, folders):
     """Else runs would be written into the folder of the data."""
-    refused(run("", dataset=str(pets / "colours")), f"no data set .* and in {pets}/ colours")
-    assert not list(pets.glob("colours/teacher-*"))
+    refused(run(f"--dataset {folders / 'colours'}"), f"no data set .* and in {folders}/ colours")
+    assert not list(folders.glob("colours/teacher-*"))
 
 
-def test_views_are_of_images(run, pets):
-    refused(run("--views 2", dataset="phrases", net=[]), "--views is for images")
+@pytest.mark.parametrize("change, options, sentence", [
+    ({"classes": ["cat", "dog"]}, "", "other classes"), ({"weights": None}, "", "not a checkpoint"),
+    ("torn", "", "damaged"), ({}, "--patch-size 8", "same grid of features"), ("cls", "", "CLS")])
+def test_a_teacher_checkpoint_that_does_not_fit(run, tmp_path, change, options, sentence):
+    run(f"--epochs 1 --method {'cls' if change == 'cls' else 're'}")
+    best, path = only("student-*", run.colours) / "best.pt", tmp_path / "given.pt"
+    torch.save({**read(best), **(change if isinstance(change, dict) else {})}, path)
+    if change == "torn":
+        path.write_bytes(best.read_bytes()[:9999])
+    refused(run(f"--teacher-checkpoint {path} {options}"), sentence)
 
 
-def test_out_of_memory_is_one_line(run, monkeypatch):
+def test_a_teacher_checkpoint_teaches(run):
+    run("--epochs 1 --method re")
+    best = only("student-re-*", run.colours) / "best.pt"
+    assert f"reusing {best}" in finished(run(f"--epochs 1 --teacher-checkpoint {best}"))
+    assert not list(run.colours.glob("teacher-*"))
+
+
+def test_a_run_with_other_options_is_not_overwritten(run):
+    run("--method re --epochs 1")
+    refused(run("--method re --epochs 1 --lr 1e-4 --resume"), "nothing to resume")
+    config = only("student-*", run.colours) / "config.json"
+    config.write_text(json.dumps({**read(config), "lr": 0.5}))
+    for more in ("", "--resume"):
+        refused(run(f"--method re --epochs 1 {more}"), "other options")
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(run, monkeypatch):
+    factors, original = iter([1, 1, 1, 1, float("nan"), 1]), rekd.re_losses  # 3 steps an epoch
+    monkeypatch.setattr(rekd, "re_losses", lambda *args, **options: {
+        name: loss * next(factors) if name == "loss" else loss
+        for name, loss in original(*args, **options).items()})
+    refused(run("--method re"), r"not finite at step 4 \(epoch 2\)")
+    last = read(only("student-*", run.colours) / "last.pt")
+    assert last["epoch"] == 1 and all(x.isfinite().all() for x in last["weights"].values())
+
+
+def test_a_full_gpu_is_one_line(run, monkeypatch):
     def full(*args, **options):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    monkeypatch.setattr(train, "re_losses", full)
+    monkeypatch.setattr(rekd, "re_losses", full)
     refused(run("--method re"), "lower --batch-size")
 
 
-def test_the_table_of_a_comparison_lies_in_out_whatever_its_name(pets, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "student-rekd-try"
-    arguments = ["--dataset", "colours", "--data-dir", str(pets), "--out", str(out), *NET, "--compare", "--epochs", "1"]
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    train.cli()
-    only("compare-*.txt", out / "colours"), only("compare-*.png", out / "colours")
-
-
-def test_a_teacher_checkpoint_that_does_not_fit(run, tmp_path):
-    run("--method re --limit 40")
-    best = only("student-re-*", run.folder) / "best.pt"
-    refused(run(f"--patch-size 8 --teacher-checkpoint {best}"), "same grid of features")
-    checkpoint = torch.load(best, weights_only=True)
-    torch.save({**checkpoint, "classes": ["cat", "dog"]}, tmp_path / "other.pt")
-    refused(run(f"--teacher-checkpoint {tmp_path / 'other.pt'}"), "other classes")
-    (tmp_path / "cut.pt").write_bytes(best.read_bytes()[:9999])
-    refused(run(f"--teacher-checkpoint {tmp_path / 'cut.pt'}"), "damaged")
-    torch.save({"epoch": 3}, tmp_path / "foreign.pt")
-    refused(run(f"--teacher-checkpoint {tmp_path / 'foreign.pt'}"), "not a checkpoint of train.py")
-    run("--method cls")
-    refused(run(f"--teacher-checkpoint {only('student-cls-*', run.folder) / 'best.pt'}"), "CLS model")
-
-
-def test_resume_with_other_options_and_a_folder_of_another_run(run, pets, tmp_path):
-    run("--method re")
-    refused(run("--method re --lr 1e-4 --resume"), "nothing to resume")
-    config = only("student-re-*", run.folder) / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "lr": 0.5}))
-    refused(run("--method re"), r"other options \(lr 0.5 -> 0.003\)")
-    refused(run("--method re --resume"), r"other options \(lr 0.5 -> 0.003\)")
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(run, monkeypatch):
-    original, calls = train.re_losses, []
-
-    def poisoned(*args, **options):
-        calls.append(1)
-        out = original(*args, **options)
-        return {**out, "loss": out["loss"] * float("nan")} if len(calls) == 5 else out        # 3 steps an epoch: the second of epoch 2
-    monkeypatch.setattr(train, "re_losses", poisoned)
-    refused(run("--method re"), r"not finite at step 4 \(epoch 2\)")
-    last = torch.load(only("student-re-*", run.folder) / "last.pt", weights_only=True)
-    assert last["epoch"] == 1 and all(value.isfinite().all() for value in last["weights"].values())
-
-
-def test_a_full_disk_and_a_folder_that_cannot_be_written(run, tmp_path, monkeypatch):
+def test_out_that_is_a_file_is_one_line(run, tmp_path):
     (tmp_path / "file").write_text("")
     refused(run(f"--method re --out {tmp_path / 'file'}"), "file")
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    real = open
-    monkeypatch.setattr(data, "open", lambda path, mode: real("/dev/full" if str(path).endswith(".part") else path, mode), raising=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(run, monkeypatch):
+    full = lambda path, mode: open("/dev/full", mode)  # noqa: SIM115
+    monkeypatch.setattr(data, "open", full, raising=False)
     refused(run("--method re"), "cannot write .*: No space left on device")
-
-
-def test_evaluation_leaves_the_mode_as_it_was_and_draws_no_noise(pets):
-    dataset = data.load_dataset("colours", pets, image_size=16, patch_size=4)
-    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, image_size=16, patch_size=4).train()
-    (first, mask), (second, again) = (train.evaluate(model, dataset, dataset.test, {"method": "re"}) for _ in range(2))
-    assert first == second and torch.equal(mask, again) and model.training
-    model.eval()
-    train.evaluate(model, dataset, dataset.test, {"method": "re"})
-    assert not model.training
-
-
-def test_the_saliency_of_a_cls_model_never_takes_more_memory_than_a_training_step(pets, monkeypatch):
-    """Of 100 pictures at once, a gradient would keep the activations of all."""
-    dataset, sizes, original = data.load_dataset("colours", pets, image_size=16, patch_size=4), [], train.saliency
-    model = models.build(preset="vit:8:1:1", method="cls", num_classes=3, image_size=16, patch_size=4)
-    split = data.Split(dataset.test.x.repeat(5, 1, 1, 1)[:100], dataset.test.y.repeat(5)[:100])
-    _, whole = train.evaluate(model, dataset, data.Split(split.x[:32], split.y[:32]), {"method": "cls"}, 0.25)
-    monkeypatch.setattr(train, "saliency", lambda predictor, x, selectable: sizes.append(len(x)) or original(predictor, x, selectable))
-    _, mask = train.evaluate(model, dataset, split, {"method": "cls"}, 0.25)
-    assert sum(sizes) == 100 and max(sizes) <= 32 and mask.shape == (100, 16)
-    assert torch.equal(mask[:32], whole) and (mask.sum(1) == 4).all()
-
-
-def test_eval_mask_topk_keeps_exactly_the_rate_and_sample_draws_noise(pets):
-    dataset = data.load_dataset("colours", pets, image_size=16, patch_size=4)
-    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, image_size=16, patch_size=4)
-    config = {"method": "re", "rate": 0.3, "tau_end": 0.1}
-    result, mask = train.evaluate(model, dataset, dataset.test, {**config, "eval_mask": "topk"})
-    assert (mask.sum(1) == round(0.3 * 16)).all() and result["rate_std"] == 0
-    masks = [train.evaluate(model, dataset, dataset.test, {**config, "eval_mask": "sample"})[1] for _ in range(2)]
-    assert not torch.equal(*masks)
-
-
-def test_the_probe_the_faithfulness_and_the_rates_reach_the_table_and_a_picture(run):
-    code, out, err = run("--compare --rates 0.2,0.5 --probe --epochs 1")
-    assert code == 0 and err == "", err
-    result = json.loads((only("student-re-*rate0.5*", run.folder) / "result.json").read_text())["test"]
-    assert {"sufficiency", "comprehensiveness", "sufficiency_random", "comprehensiveness_random", "probe", "chance", "examples_per_s"} <= result.keys()
-    assert result["chance"] == pytest.approx(1 / 3) and "comprehensiveness (random)" in out
-    svg = only("rates-*.svg", run.folder).read_text()
-    assert svg.count("<polyline") == 3 and svg.count("<circle") == 6
-    code, out, _ = run("--compare --rates 0.2,0.5 --probe --epochs 1 --resume")
-    assert code == 0 and out.count("finished before") == 4     # RE and REKD; CLS is measured again, at each rate
-
-
-def test_a_finished_cls_run_is_measured_again_at_another_rate(run):
-    """Its rationale, the features of largest gradient x input, is as large as the command's rate: no number of another rate is shown."""
-    run("--method cls --epochs 1 --rate 0.25")
-    folder = only("student-cls-*", run.folder)
-    before, stamp = json.loads((folder / "result.json").read_text()), (folder / "last.pt").stat().st_mtime_ns
-    assert "finished before" in run("--method cls --epochs 1 --rate 0.25 --resume")[1]
-    code, out, err = run("--method cls --epochs 1 --rate 0.75 --resume")
-    after = json.loads((folder / "result.json").read_text())
-    assert code == 0 and "finished before" not in out and (folder / "last.pt").stat().st_mtime_ns == stamp
-    assert (before["rate"], after["rate"]) == (0.25, 0.75) and before["test"]["sufficiency"] != after["test"]["sufficiency"]
-
-
-def test_resume_goes_on_to_rates_that_were_not_begun(run, monkeypatch):
-    save, left = train.write_atomically, [2]
-
-    def killed(path, write):
-        save(path, write)
-        left[0] -= path.suffix == ".pt"
-        if not left[0]:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(train, "write_atomically", killed)
-    assert run("--method re --rates 0.2,0.5")[0] == 130
-    monkeypatch.setattr(train, "write_atomically", save)
-    code, out, err = run("--method re --rates 0.2,0.5 --resume")
-    assert code == 0 and err == "" and len(list(run.folder.glob("student-re-*/result.json"))) == 2
-
-
-def test_nothing_within_an_epoch_waits_for_the_device(run, monkeypatch):
-    """On a GPU, reading a value (.item(), nonzero) makes the host wait: none may stand between the steps of an epoch."""
-    events, original = [], train.rekd_losses
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-                events.append("wait ")
-            return function(*args, **(kwargs or {}))
-    monkeypatch.setattr(train, "rekd_losses", lambda *args, **options: events.append("step ") or original(*args, **options))
-    with Watch():
-        assert run("--masking zero")[0] == 0        # with drop, a frozen teacher's predictor packs, which reads a length
-    assert "".join(events).count("step step step ") == 3 and "wait " in events       # 3 steps an epoch, 3 epochs, and waits between them
-
-
-def test_seeds_with_and_without_probe_share_a_table(run):
-    assert run("--method re --epochs 1 --probe")[0] == 0
-    code, out, err = run("--method re --epochs 1 --seeds 2 --resume")                                # the first is finished, and has a probe
-    assert code == 0 and "finished before" in out and re.search(r"mask alone +ex/s", out), err
-
-
-# ---------------------------------------------------------------- the teacher's answers, computed once
-
-def test_the_answers_of_the_teacher_are_kept_reused_and_rebuilt_when_torn(run, monkeypatch):
-    run("--epochs 2")
-    file = only("answers-*.pt", run.folder)
-    kept, stamp = torch.load(file, weights_only=True), file.stat().st_mtime_ns
-    assert kept["keep_logits"].shape == (4, 48, 16) and kept["logits"].shape == (4, 48, 3) and kept["keep_logits"].dtype == torch.float16
-    run("--epochs 2 --seed 5")
-    assert file.stat().st_mtime_ns == stamp and len(list(run.folder.glob("answers-*"))) == 1
-    file.write_bytes(file.read_bytes()[:500])
-    run("--epochs 2 --seed 6")
-    assert torch.equal(torch.load(file, weights_only=True)["logits"], kept["logits"])
-    run("--epochs 2 --seed 7 --views 2")
-    assert len(list(run.folder.glob("answers-*"))) == 2                         # other views, other answers
-    run("--epochs 2 --rate 0.6")
-    assert len(list(run.folder.glob("answers-*"))) == 3                         # another teacher
-
-
-@pytest.mark.parametrize("teacher_reads", ["teacher", "student"])
-def test_training_by_known_answers_is_training_by_the_teacher(teacher_reads):
-    torch.manual_seed(0)
-    build = lambda preset: models.build(preset=preset, method="re", num_classes=3, image_size=16, patch_size=4, masking="drop")
-    teacher, x, y = build("vit:16:1:2").eval().requires_grad_(False), torch.randn(8, 3, 16, 16), torch.arange(8) % 3
-    options = dict(tau=0.7, rate=0.3, alpha=0.5, lambda_select=0.01, lambda_rationale=0.5, teacher_reads=teacher_reads)
-    out = teacher(x)
-    results = []
-    for known in (None, (out.keep_logits, out.logits), (out.keep_logits.half(), out.logits.half())):
-        torch.manual_seed(1)
-        model = build("vit:8:1:1").eval()
-        loss = rekd.rekd_losses(model, teacher, x, y, known=known, **options)["loss"]
-        loss.backward()
-        results.append((loss.item(), model.generator.head[-1].weight.grad.clone()))
-    for i, tolerance in ((1, 1e-5), (2, 1e-2)):                                   # float32: the same; float16: its rounding
-        assert results[i][0] == pytest.approx(results[0][0], rel=tolerance, abs=tolerance)
-        assert torch.allclose(results[i][1], results[0][1], atol=tolerance, rtol=tolerance)
