@@ -126,7 +126,11 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     if limit is not None and limit < len(classes):
         raise UserError(f"--limit {limit} is less than one example for each of the {len(classes)} "
                         f"classes of {name}")
-    train_rows, dev_rows = train_and_dev(whole.y, limit)
+    # Dev is a fifth of all. The rows of a smaller limit are among those of a greater one.
+    order = stratified_order(whole.y)
+    dev_rows, train_rows = order.tensor_split([max(len(order) // 5, 1)])
+    if limit is not None:
+        train_rows, dev_rows = train_rows[:limit], dev_rows[:max(limit // 4, 1)]
     splits = [whole.select(train_rows), whole.select(dev_rows), test]
     crops = None
     if corpus is None:
@@ -161,22 +165,13 @@ def kind_of(name, data_dir="data"):
         raise UserError(f"no data set {name!r}: there are {', '.join(known)}, and in {data_dir}/ "
                         f"{', '.join(local) or 'none yet'}; your own goes into "
                         f"{Path(data_dir, Path(name).name)}/{{train,test}}/<class>/")
-    folders = class_folders(Path(data_dir, name, "train"))
-    if folders and name not in BUILT_IN:
-        names = [file.lower() for file in os.listdir(folders[0])]
+    folder = Path(data_dir, name, "train")
+    classes = class_names(folder)
+    if classes and name not in BUILT_IN:
+        names = [file.lower() for file in os.listdir(folder / classes[0])]
         # by majority: a folder of images may hold a readme.txt
         return max(FILES, key=lambda kind: sum(file.endswith(FILES[kind]) for file in names))
     return "text" if name in ("phrases", "imdb") else "image"
-
-
-def train_and_dev(y, limit=None):
-    """-> the rows of train and of dev, a fifth of all. The rows of a smaller limit are among
-    those of a greater one."""
-    order = stratified_order(y)
-    dev, train = order.tensor_split([max(len(order) // 5, 1)])
-    if limit is not None:
-        return train[:limit], dev[:max(limit // 4, 1)]
-    return train, dev
 
 
 def stratified_order(y):
@@ -185,7 +180,7 @@ def stratified_order(y):
     generator = torch.Generator().manual_seed(DATA_SEED)
     key = torch.empty(len(y), dtype=torch.float64)
     for c in y.unique():
-        of_class = (y == c).nonzero().squeeze(1)
+        of_class = torch.where(y == c)[0]
         n = len(of_class)
         shuffled = of_class[torch.randperm(n, generator=generator)]
         key[shuffled] = (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -201,31 +196,24 @@ def image_split(split, grid):
 
 
 def text_split(split, corpus, tokenizer, max_length):
-    """Documents -> token ids and their lengths, truth of words -> of tokens."""
-    rows = [tokenizer.encode_words(corpus[doc], max_length) for doc in split.docs]
-    x = padded(rows, max_length, torch.int32)
-    lengths = torch.tensor([len(row) for row in rows])
-    truth = split.truth
-    if truth is not None:
-        rows = [token_truth(tokenizer, corpus[doc], true) for doc, true in zip(split.docs, truth)]
-        truth = padded([row[:max_length] for row in rows], max_length, torch.bool)
-    return replace(split, x=x, truth=truth, lengths=lengths)
+    """Documents -> token ids and their lengths, truth of words -> of tokens: every piece of a true
+    word is true."""
+    ids = [tokenizer.encode_words(corpus[doc], max_length) for doc in split.docs]
+    split = replace(split, x=padded(ids, max_length), lengths=torch.tensor([*map(len, ids)]))
+    if split.truth is not None:
+        truth = []
+        for doc, true in zip(split.docs, split.truth.tolist()):
+            truth.append([False])  # [CLS]
+            for word, is_true in zip(corpus[doc], true):
+                truth[-1] += [is_true] * len(tokenizer.pieces(word))
+        split.truth = padded(truth, max_length).bool()
+    return split
 
 
-def token_truth(tokenizer, words, truth):
-    """-> list of bool, [CLS] first: every piece of a true word is true."""
-    tokens = [False]
-    for word, true in zip(words, truth.tolist()):
-        tokens += [true] * len(tokenizer.pieces(word))
-    return tokens
-
-
-def padded(rows, width, dtype):
-    """Lists of different lengths -> (n, width), 0 behind the end of each."""
-    table = torch.zeros(len(rows), width, dtype=dtype)
-    for row, values in zip(table, rows):
-        row[:len(values)] = torch.tensor(values, dtype=dtype)
-    return table
+def padded(rows, width):
+    """Lists of different lengths -> (n, width) int32: each is cut, or has 0 behind its end."""
+    rows = [row[:width] + [0] * (width - len(row)) for row in rows]
+    return torch.tensor(rows, dtype=torch.int32)
 
 
 def fingerprint(rows, train, classes):
@@ -245,10 +233,8 @@ def draw_views(x, views):
     """
     height, width = x.shape[2:]
     choices = torch.tensor([height // 8 * 2 + 1, width // 8 * 2 + 1, 2])
-    draws = []
-    for view in range(views):
-        generator = torch.Generator().manual_seed(DATA_SEED + view)
-        draws.append(torch.rand(len(x), 3, generator=generator))
+    generators = [torch.Generator().manual_seed(DATA_SEED + view) for view in range(views)]
+    draws = [torch.rand(len(x), 3, generator=generator) for generator in generators]
     return (torch.stack(draws) * choices).long()
 
 
@@ -266,6 +252,9 @@ def crop_and_flip(pixels, views):
     return torch.where(flip[:, None, None, None].bool(), crops.flip(3), crops)
 
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue
+
+
 def to_input(pixels, image_size):
     """uint8 (B, 3, H, W) -> float (B, 3, image_size, image_size), normalised by ImageNet's mean
     and standard deviation of each colour."""
@@ -274,11 +263,8 @@ def to_input(pixels, image_size):
     if x.shape[2:] != size:
         x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
     # Plain numbers: a tensor of them would have to travel to the device, and wait for it.
-    red, green, blue = x.unbind(1)
-    red = (red - 0.485) / 0.229
-    green = (green - 0.456) / 0.224
-    blue = (blue - 0.406) / 0.225
-    return torch.stack([red, green, blue], 1)
+    colours = [(colour - mean) / std for colour, mean, std in zip(x.unbind(1), MEAN, STD)]
+    return torch.stack(colours, 1)
 
 
 def read_image(path, size=None):
@@ -287,12 +273,10 @@ def read_image(path, size=None):
     try:
         with Image.open(path) as image:
             image = to_rgb(ImageOps.exif_transpose(image))
-            if size is not None and image.size != (size, size):
+            if size is not None:
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
-    except FileNotFoundError:
-        raise UserError(f"no image file {path}") from None
-    except Exception as error:  # a damaged file: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # none there, or damaged: OSError, SyntaxError, struct.error, ...
         raise UserError(f"{path} cannot be read as an image ({error}): mend or remove it") from None
 
 
@@ -300,9 +284,8 @@ def to_rgb(image):
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
         image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
     if image.has_transparency_data:  # on white: under transparent pixels lies anything
-        image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 
@@ -313,21 +296,19 @@ def read_input(path, input):
         pixels = read_image(path, input["image_size"])
         return to_input(pixels[None], input["image_size"])
     text, _ = read_text(path)
-    ids = WordPiece(input["vocabulary"]).encode(text, input["max_length"])
-    return torch.tensor([ids], dtype=torch.int32)
+    tokenizer = WordPiece(input["vocabulary"])
+    return torch.tensor([tokenizer.encode(text, input["max_length"])], dtype=torch.int32)
 
 
 # ---------------------------------------------------------------- text
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
 # Typed in a text, they stay whole and upper-case. Splitting by it keeps them as parts.
 SPECIAL_TOKEN = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")
-CJK = (
-    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B920, 0x2CEAF),  # the block starts at 2B820: a slip of the reference, for equal ids
-    (0x2F800, 0x2FA1F),
-)
+# The last block but one starts at 2B820: a slip of the reference, for equal ids.
+CJK = re.compile("[\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF\U00020000-\U0002A6DF"
+                 "\U0002A700-\U0002B73F\U0002B740-\U0002B81F\U0002B920-\U0002CEAF"
+                 "\U0002F800-\U0002FA1F]")
 
 
 @cache
@@ -339,9 +320,9 @@ def basic_form(c):
         return " "
     # No space instead: a zero-width joiner, and even a vertical tab, leaves its neighbours one
     # word. Not Cn: unassigned characters are kept.
-    if c in "\0\ufffd" or category in ("Cc", "Cf", "Co", "Cs"):
+    if c in "\0\ufffd" or category in "Cc Cf Co Cs".split():
         return ""
-    is_cjk = any(first <= ord(c) <= last for first, last in CJK)  # Hangul, kana: form words
+    is_cjk = CJK.match(c)  # Hangul, kana: form words
     # NFD (not NFKD: ½ and ﬁ stay) parts é into e and a mark (Mn), which goes, and ≠ into = and a
     # stroke, so that punctuation is asked for last. All by character: lower() of a whole word
     # would make a final Σ a ς, the reference a σ.
@@ -368,12 +349,16 @@ class WordPiece:
 
     def __init__(self, vocab):
         if isinstance(vocab, (str, Path)):
-            vocab = read_vocabulary(vocab)
+            try:
+                text = Path(vocab).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"cannot read the vocabulary {vocab} ({error}): "
+                                "it must be UTF-8 text, one token a line") from None
+            vocab = text.removesuffix("\n").split("\n")  # splitlines() also parts at U+2028
         self.vocabulary = list(vocab)
         self.ids = {token: i for i, token in enumerate(vocab)}
         self.cache = {}  # word -> ids: texts repeat their words
-        lacking = {"[UNK]", "[CLS]", "[SEP]"} - self.ids.keys()
-        if self.ids.get("[PAD]") != 0 or lacking:
+        if self.ids.get("[PAD]") != 0 or {"[UNK]", "[CLS]", "[SEP]"} - self.ids.keys():
             raise UserError("a vocabulary must start with [PAD] and hold [UNK], [CLS] and [SEP]: "
                             "is this BERT's vocab.txt?")
 
@@ -381,10 +366,7 @@ class WordPiece:
     def words(text):
         """-> list of str: lower case, no accents; each punctuation mark and CJK character its
         own. Needs no vocabulary, so that it can count one."""
-        words = []
-        for part in SPECIAL_TOKEN.split(text):
-            words += [part] if part in SPECIAL else "".join(map(basic_form, part)).split()
-        return words
+        return [word for word, _ in located_words(text)]
 
     def pieces(self, word):
         """-> tuple of ids. One part without a piece makes the whole word [UNK], and so do more
@@ -402,13 +384,11 @@ class WordPiece:
             self.cache[word] = tuple(ids) if start == len(word) else (self.ids["[UNK]"],)
         return self.cache[word]
 
-    def encode(self, text, max_length=None):
+    def encode(self, text, max_length=sys.maxsize):
         """-> list of ids: [CLS] pieces [SEP], cut to max_length."""
         return self.encode_words(self.words(text), max_length)
 
-    def encode_words(self, words, max_length=None):
-        if max_length is None:
-            max_length = sys.maxsize
+    def encode_words(self, words, max_length=sys.maxsize):
         if max_length < 2:
             raise UserError(f"max_length {max_length} leaves no room for [CLS] and [SEP]: "
                             "it must be at least 2")
@@ -436,8 +416,8 @@ class WordPiece:
 
 
 def located_words(text):
-    """Yields the words of WordPiece.words(text), and the place in the text of each character of
-    the word and of whatever follows it."""
+    """Yields the words, see `WordPiece.words`, and the place in the text of each character of the
+    word and of whatever follows it."""
     offset = 0
     for part in SPECIAL_TOKEN.split(text):
         forms = list(part) if part in SPECIAL else [basic_form(c) for c in part]
@@ -448,18 +428,9 @@ def located_words(text):
             yield word[0], places[word.start():word.end() + 1]
 
 
-def read_vocabulary(path):
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the vocabulary {path} ({error}): "
-                        "it must be UTF-8 text, one token a line") from None
-    return text.removesuffix("\n").split("\n")  # splitlines() also parts at U+2028
-
-
 def read_text(path):
-    """A UTF-8 file -> its text, with undecodable bytes replaced, and their count. An empty or
-    binary one is a UserError."""
+    """A UTF-8 file -> its text, and whether bytes of it could not be decoded and are replaced. An
+    empty or binary one is a UserError."""
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -469,7 +440,7 @@ def read_text(path):
         raise UserError(f"{path} is empty: give it a text, or remove it")
     if "\0" in text:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is no text in UTF-8: give it a text, or remove it")
-    return text, text.count("\ufffd") - raw.count("\ufffd".encode())
+    return text, "\ufffd" in text
 
 
 @dataclass
@@ -502,113 +473,81 @@ def read_folder(folder, image_size=32):
     whatever the model wants: batches are resized on the device); else all become image_size.
     """
     kind = kind_of(folder.name, folder.parent)
-    classes = check_classes(folder)
-    paths, y = list_files(folder / "train", classes, kind)
-    n = len(paths)
-    test_paths, test_y = list_files(folder / "test", classes, kind)
-    paths += test_paths
-    y = torch.tensor(y + test_y)
-    if kind == "image":
-        key = listing_key(folder, paths, f"image {image_size}")
-        corpus = None
-        both = Split(cached(folder, key, lambda: read_images(paths, image_size)), y)
-    else:
-        key = listing_key(folder, paths, "words")
-        corpus = Corpus(cached(folder, key, lambda: read_texts(paths)), paths)
-        both = Split(None, y, docs=torch.arange(len(y)))
-    return both.select(slice(0, n)), both.select(slice(n, None)), classes, corpus
-
-
-def class_folders(folder):
-    """The class folders in it, by name: not the hidden ones, nor IMDB's unlabelled reviews."""
-    places = sorted(folder.glob("[!.]*"))
-    return [place for place in places if place.is_dir() and place.name != "unsup"]
-
-
-def check_classes(folder):
-    """-> the names of the classes, which must be the same in train and test."""
-    classes, in_test = ([path.name for path in class_folders(folder / part)]
-                        for part in ("train", "test"))
+    classes, in_test = (class_names(folder / part) for part in ("train", "test"))
     if len(classes) < 2:
         raise UserError(f"{folder / 'train'} has the class folders {classes}, but at least two "
                         f"are needed: files go into {folder}/{{train,test}}/<class>/")
     if in_test != classes:
         raise UserError(f"{folder / 'test'} has the class folders {in_test}, but the training "
                         f"set has {classes}: they must be the same")
-    return classes
+    files = list_files(folder / "train", classes, kind)
+    n = len(files)
+    paths, labels = zip(*files, *list_files(folder / "test", classes, kind))
+    both, corpus = Split(None, torch.tensor(labels)), None
+    if kind == "image":
+        read = lambda: read_images(paths, image_size)
+        both.x = cached(folder, paths, f"image {image_size}", read)
+    else:
+        corpus = Corpus(cached(folder, paths, "words", lambda: read_texts(paths)), paths)
+        both.docs = torch.arange(len(paths))
+    return both.select(slice(0, n)), both.select(slice(n, None)), classes, corpus
+
+
+def class_names(folder):
+    """The class folders in it, in order: not the hidden ones, nor IMDB's unlabelled reviews."""
+    places = sorted(folder.glob("[!.]*"))
+    return [place.name for place in places if place.is_dir() and place.name != "unsup"]
 
 
 def list_files(folder, classes, kind):
-    """-> paths and labels, ordered by class and name."""
-    paths, labels = [], []
+    """-> [(path, label), ...], ordered by class and name."""
+    found = []
     for c, name in enumerate(classes):
-        names = sorted(os.listdir(folder / name))
-        files = [file for file in names if file.lower().endswith(FILES[kind])]
+        paths = sorted((folder / name).iterdir())
+        files = [(path, c) for path in paths if path.name.lower().endswith(FILES[kind])]
         if not files:
             raise UserError(f"the class folder {folder / name} has no "
                             f"{', '.join(FILES[kind])} file")
-        paths += [folder / name / file for file in files]
-        labels += [c] * len(files)
-    return paths, labels
+        found += files
+    return found
 
 
-def listing_key(folder, paths, options):
-    """Changes with the files and the options, but not with the place of the folder."""
-    lines = [options]
+def cached(folder, paths, what, read):
+    """What read() returns of these files, kept in the folder until one of them changes. The
+    folder may move."""
+    lines = [what]
     for path in paths:
         stat = path.stat()
         lines.append(f"{str(path).removeprefix(str(folder))} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def cached(folder, key, read):
-    """What read() returns, kept in the folder for the next start with the same key."""
-    path = folder / ".rekd-cache.pt"
+    key = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    cache = folder / ".rekd-cache.pt"
     with contextlib.suppress(Exception):  # none yet, a torn one, or one of other files
-        return torch.load(path, weights_only=True)[key]
+        return torch.load(cache, weights_only=True)[key]
     content = read()
-    try:
-        write_atomically(path, lambda file: torch.save({key: content}, file))
-    except UserError as error:
-        print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
+    with contextlib.suppress(UserError):  # a folder that cannot be written to: no cache
+        write_atomically(cache, lambda file: torch.save({key: content}, file))
     return content
 
 
 def read_images(paths, image_size):
-    """-> (n, 3, S, S) uint8."""
-    size = shared_size(paths, image_size)
-    # disable=None: no bar where stderr is no terminal
+    """-> (n, 3, S, S) uint8. S: the side of the images if all are squares of one size of at most
+    image_size, else that."""
+    sides = set()
+    for path in paths:  # reads the header only; a damaged file is named later
+        with contextlib.suppress(Exception), Image.open(path) as image:
+            sides.update(image.size)
+    size = min(*sides, image_size) if len(sides) == 1 else image_size
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    # disable=None: no bar where stderr is no terminal
     for i, path in enumerate(tqdm(paths, "decoding images", unit="", disable=None)):
         pixels[i] = read_image(path, size)
     return pixels
 
 
-def shared_size(paths, image_size):
-    """The side of the images, if all are squares of one size below image_size; else that."""
-    sizes = set()
-    for path in paths:  # reads the header only; a damaged file is named later
-        with contextlib.suppress(Exception), Image.open(path) as image:
-            sizes.add(image.size)
-    if len(sizes) == 1:
-        width, height = sizes.pop()
-        if width == height:
-            return min(width, image_size)
-    return image_size
-
-
 def read_texts(paths):
     """-> the words of each text, separated by spaces."""
-    texts, replaced = [], {}
-    for path in tqdm(paths, "reading texts", unit="", disable=None):
-        text, count = read_text(path)
-        texts.append(" ".join(WordPiece.words(text)))
-        if count:
-            replaced[path] = count
-    if replaced:
-        print(f"{sum(replaced.values())} undecodable bytes in {len(replaced)} files were replaced "
-              f"(the first: {next(iter(replaced))})", file=sys.stderr)
-    return texts
+    bar = tqdm(paths, "reading texts", unit="", disable=None)
+    return [" ".join(WordPiece.words(read_text(path)[0])) for path in bar]
 
 
 def write_atomically(path, write):
@@ -653,8 +592,7 @@ def fetch_hub(repo, *filenames):
         try:
             return fetch_file(url, folder / name)
         except UserError as error:
-            is_missing = getattr(error.__cause__, "code", None) == 404
-            if not is_missing or name == filenames[-1]:
+            if getattr(error.__cause__, "code", None) != 404 or name == filenames[-1]:
                 raise
 
 
@@ -663,10 +601,8 @@ def fetch_file(url, path):
     with by_hand(url, path, ", or choose --init scratch"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=30) as response:
-            size = response.length  # None where the server does not tell
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
-        if size not in (None, path.stat().st_size):  # torch does not ask
-            raise OSError("the connection was cut")
+            content = response.read()  # all at once: so a cut connection is an HTTPException
+    write_atomically(path, lambda file: file.write(content))
     return path
 
 
@@ -691,20 +627,17 @@ def fetch_cifar(root, name, coarse=False):
     source = getattr(torchvision.datasets, name)
     folder = fetch_archive(source.url, source.tgz_md5, root / source.filename, source.base_folder)
     try:
-        train, test = source(root, train=True), source(root, train=False)
+        parts = [source(root, train=is_train) for is_train in (True, False)]
     except RuntimeError:
         raise UserError(f"{folder} is damaged: remove it and start again") from None
-    classes = train.classes
+    classes = parts[0].classes
     if coarse:  # torchvision reads the fine labels only
-        train.targets = unpickle(folder / "train")["coarse_labels"]
-        test.targets = unpickle(folder / "test")["coarse_labels"]
+        for part, file in zip(parts, ("train", "test")):
+            part.targets = unpickle(folder / file)["coarse_labels"]
         classes = unpickle(folder / "meta")["coarse_label_names"]
-    return cifar_split(train), cifar_split(test), classes, None
-
-
-def cifar_split(part):
-    pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
-    return Split(pixels, torch.tensor(part.targets))
+    train, test = (Split(torch.from_numpy(part.data).permute(0, 3, 1, 2),  # (n, 3, H, W)
+                         torch.tensor(part.targets)) for part in parts)
+    return train, test, classes, None
 
 
 def unpickle(path):
@@ -743,8 +676,7 @@ def glyphs(n, seed, *, distractors=3, noise=25):
     image = clutter(n, generator)
     image += noise * torch.randn(n, 3, 32, 32, generator=generator)
     K = 1 + distractors  # stamps on each image; stamp 0 is the digit
-    digit, stamps = draw_stamps(n, K, generator)                    # (n, K), (n, K, 64)
-    place = draw_places(n, K, generator)                            # (n, K, 64) in 32 * 32
+    digit, stamps, place = draw_stamps(n, K, generator)             # (n, K), (n, K, 64) twice
     colour = 90 + 60 * torch.rand(n, K, 3, 1, generator=generator)
     light = stamps[:, None] * colour.transpose(1, 2)                # (n, 3, K, 64)
     index = place.flatten(1)[:, None].expand(-1, 3, -1)             # (n, 3, K * 64)
@@ -771,8 +703,11 @@ def clutter(n, generator):
 
 
 def draw_stamps(n, K, generator):
-    """-> K digits of each image, (n, K), and their pixels, (n, K, 8 * 8): all but those of the
-    first are shuffled."""
+    """-> K digits of each image, (n, K); their pixels, (n, K, 8 * 8), which are shuffled but for
+    the first digit's; where these go in the 32 * 32 of the image, (n, K, 8 * 8).
+
+    The stamps have different cells of a 3 x 3 grid of 8 px, which is shifted by 0, 4 or 8 px.
+    """
     lines = FONT.replace(" ", "").split()
     bits = torch.tensor([[c == "#" for c in line] for line in lines]).float()
     font = bits.view(8, 10, 7).transpose(0, 1)                             # (10, 8, 7)
@@ -780,12 +715,7 @@ def draw_stamps(n, K, generator):
     digit = torch.randint(10, (n, K), generator=generator)
     shuffle = torch.rand(n, K, 64, generator=generator).argsort(-1)
     shuffle[:, 0] = torch.arange(64)
-    return digit, font[digit].gather(2, shuffle)
-
-
-def draw_places(n, K, generator):
-    """-> (n, K, 64): where the pixels of each stamp go in the 32 * 32 of the image. The stamps
-    have different cells of a 3 x 3 grid of 8 px, which is shifted by 0, 4 or 8 px."""
+    stamps = font[digit].gather(2, shuffle)
     cell = torch.rand(n, 9, generator=generator).argsort(1)[:, :K]
     down, right = 4 * torch.randint(3, (2, n, 1), generator=generator)
     top = down + 8 * (cell // 3)                                           # (n, K)
@@ -793,7 +723,7 @@ def draw_places(n, K, generator):
     pixel = torch.arange(64)
     row = top[..., None] + pixel // 8                                      # (n, K, 64)
     column = left[..., None] + pixel % 8
-    return row * 32 + column
+    return digit, stamps, row * 32 + column
 
 
 # ---------------------------------------------------------------- built-in: phrases
@@ -829,34 +759,24 @@ def phrases(n, seed, *, negated=0.3, distractors=2):
     truth = torch.zeros(n, 30, dtype=torch.bool)
     for i in range(n):
         label = rng.randrange(2)
-        opinion = draw_opinion(rng, label, negated)
-        parts = draw_filler(rng, distractors)
+        # "the story was hardly gripping": a negation turns the adjective round.
+        turned = rng.random() < negated
+        thing = rng.choice(FILM_THINGS)
+        degree = rng.choice(NEGATIONS if turned else DEGREES)
+        opinion = ["the", thing, "was", degree, rng.choice(ADJECTIVES[label ^ turned])]
+        # Around it: sentences of the same form about other things, and small talk.
+        parts = []
+        for thing in rng.sample(OTHER_THINGS, distractors):
+            parts.append(["the", thing, "was", rng.choice(DEGREES), rng.choice(OTHER_WAYS)])
+        parts += rng.sample(SMALL_TALK, 2 + rng.randrange(2))
+        rng.shuffle(parts)
         place = rng.randrange(len(parts) + 1)
-        before, after = sum(parts[:place], []), sum(parts[place:], [])
-        texts.append(before + opinion + after)
+        start = sum(map(len, parts[:place])) + 3
+        parts.insert(place, opinion)
+        texts.append(sum(parts, []))
         labels.append(label)
-        start = len(before) + 3
         truth[i, start:start + 2] = True
     return Split(None, torch.tensor(labels), truth, docs=torch.arange(n)), texts
-
-
-def draw_opinion(rng, label, negated):
-    """-> "the story was hardly gripping": a negation turns the adjective round."""
-    turned = rng.random() < negated
-    thing = rng.choice(FILM_THINGS)
-    degree = rng.choice(NEGATIONS if turned else DEGREES)
-    adjective = rng.choice(ADJECTIVES[label ^ turned])
-    return ["the", thing, "was", degree, adjective]
-
-
-def draw_filler(rng, distractors):
-    """-> parts in random order: sentences of the same form about other things, and small talk."""
-    parts = []
-    for thing in rng.sample(OTHER_THINGS, distractors):
-        parts.append(["the", thing, "was", rng.choice(DEGREES), rng.choice(OTHER_WAYS)])
-    parts += rng.sample(SMALL_TALK, 2 + rng.randrange(2))
-    rng.shuffle(parts)
-    return parts
 
 
 # ---------------------------------------------------------------- the data sets by name

@@ -49,16 +49,15 @@ def masked_attention(q, k, v, mask=None):
     in each example at least one position is. Nothing of a hidden position enters the result, bit
     for bit, but the gradient of its M_j is that of attending to its real value.
     """
-    if mask is None or mask.dtype == torch.bool:
-        return F.scaled_dot_product_attention(q, k, v, mask)
-    if not mask.requires_grad:
+    if mask is None or not mask.requires_grad:
         # M exp(s) = exp(s + log M): faster, but backward it would be 0 / 0 where M = 0.
-        return F.scaled_dot_product_attention(q, k, v, mask.log().to(q.dtype))
+        bias = None if mask is None else mask.log().to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, bias)
 
     scores = q / q.shape[-1] ** 0.5 @ k.mT                                    # (B, heads, T, T)
     scores = scores.to(torch.promote_types(q.dtype, torch.float32))           # float32 at least
-    visible_scores = scores.detach().masked_fill(mask == 0, -torch.inf)
-    top = visible_scores.amax(-1, keepdim=True)                               # (B, heads, T, 1)
+    visible = scores.detach().masked_fill(mask == 0, -torch.inf)
+    top = visible.amax(-1, keepdim=True)                                      # (B, heads, T, 1)
     # Only a hidden position can exceed the top, and M = 0 takes it out of the sums: the clamp
     # changes no result. Without it exp would overflow 89 above the top, and 0 * inf is NaN. With
     # it, a hidden position outweighs the top by e^3 at most in M_j's gradient, which is a
@@ -140,7 +139,6 @@ class ViT(nn.Module):
         super().__init__()
         require(image_size % patch_size == 0,
                 f"image size {image_size} is not divisible by patch size {patch_size}")
-        require(masking in ("zero", "drop"), f"no masking {masking!r}: choose zero or drop")
         self.dim = dim
         self.masking = masking
         self.image_size = image_size
@@ -193,7 +191,6 @@ class BERT(nn.Module):
 
     def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero"):
         super().__init__()
-        require(masking in ("zero", "drop"), f"no masking {masking!r}: choose zero or drop")
         self.dim = dim
         self.masking = masking
         self.max_len = max_len
@@ -276,6 +273,8 @@ class Predictor(nn.Module):
 
     def __init__(self, backbone, num_classes, dropout=0.1):
         super().__init__()
+        require(backbone.masking in ("zero", "drop"),
+                f"no masking {backbone.masking!r}: choose zero or drop")
         self.backbone = backbone
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.dim, num_classes))
 
@@ -304,19 +303,18 @@ class SelectAll(nn.Module):
 
 
 # ---------------------------------------------------------------- 4. build and load
-PRESETS = {
-    # name         kind   dim  depth  heads
-    "vit_nano":   ("vit", 24, 2, 2),        # nano and micro: for the built-in sets on a CPU
-    "vit_micro":  ("vit", 48, 3, 3),
-    "vit_tiny":   ("vit", 192, 12, 3),      # tiny to base: the paper's
-    "vit_small":  ("vit", 384, 12, 6),
-    "vit_base":   ("vit", 768, 12, 12),
-    "bert_nano":  ("bert", 32, 2, 2),
-    "bert_micro": ("bert", 64, 2, 4),
-    "bert_tiny":  ("bert", 128, 2, 2),
-    "bert_mini":  ("bert", 256, 4, 4),
-    "bert_small": ("bert", 512, 4, 8),
-    "bert_base":  ("bert", 768, 12, 12),
+PRESETS = {  # KIND:DIM:DEPTH:HEADS
+    "vit_nano": "vit:24:2:2",           # nano and micro: for the built-in sets on a CPU
+    "vit_micro": "vit:48:3:3",
+    "vit_tiny": "vit:192:12:3",         # tiny to base: the paper's
+    "vit_small": "vit:384:12:6",
+    "vit_base": "vit:768:12:12",
+    "bert_nano": "bert:32:2:2",
+    "bert_micro": "bert:64:2:4",
+    "bert_tiny": "bert:128:2:2",
+    "bert_mini": "bert:256:4:4",
+    "bert_small": "bert:512:4:8",
+    "bert_base": "bert:768:12:12",
 }
 HUB = {  # where the paper's begin: published weights, on Hugging Face
     "vit_tiny": "WinKawaks/vit-tiny-patch16-224",
@@ -331,9 +329,8 @@ HUB = {  # where the paper's begin: published weights, on Hugging Face
 
 def parse_preset(name):
     """A preset's name, or a size as vit:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
-    if name in PRESETS:
-        return PRESETS[name]
-    spelled = re.fullmatch(r"(vit|bert):([1-9]\d*):([1-9]\d*):([1-9]\d*)", name)
+    size = PRESETS.get(name, name)
+    spelled = re.fullmatch(r"(vit|bert):([1-9]\d*):([1-9]\d*):([1-9]\d*)", size)
     require(spelled, f"no preset {name!r}: choose one of {', '.join(PRESETS)}, "
                      "or spell a size vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
     kind, *numbers = spelled.groups()
@@ -349,9 +346,7 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
     kind, dim, depth, heads = parse_preset(preset)
     network = ViT if kind == "vit" else BERT
     size = dict(dim=dim, depth=depth, heads=heads, masking=masking, **shape)
-    generator = None
-    if method != "cls":
-        generator = Generator(network(**size), dropout)
+    generator = None if method == "cls" else Generator(network(**size), dropout)
     predictor = Predictor(network(**size), num_classes, dropout)
     model = Rationalist(generator or SelectAll(predictor.backbone.selectable), predictor)
     # Residual branches begin at 0, so that a token begins as itself. From PyTorch's own
@@ -369,7 +364,6 @@ def read_dict(path, what, advice, device="cpu"):
     what the file should be, and advice for when it is not: both for the text of a UserError.
     """
     path = Path(path)
-    damaged = f"{path} is damaged or no {what}: {advice}"
     try:
         if path.suffix == ".json":
             content = json.loads(path.read_bytes())
@@ -377,11 +371,11 @@ def read_dict(path, what, advice, device="cpu"):
             content = read_safetensors(path)
         else:
             content = torch.load(path, map_location=device, weights_only=True)
+        require(isinstance(content, dict), "it holds something else")
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
-        raise UserError(damaged) from None
-    require(isinstance(content, dict), damaged)
+        raise UserError(f"{path} is damaged or no {what}: {advice}") from None
     return content
 
 
@@ -403,22 +397,21 @@ def load(path, device="cpu"):
     except Exception as error:  # what was altered by hand can be wrong in a dozen ways
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is not a checkpoint of train.py ({reason}): {advice}") from None
-    # A file may hold half precision, which halves its size.
-    weights = {name: x.float() for name, x in info.pop("weights").items()}
-    model.load_state_dict(weights, assign=True)
-    return model.to(device).eval(), info
+    # Into float32: a file may hold half precision, which halves its size.
+    model.to_empty(device=device).load_state_dict(info.pop("weights"))
+    return model.eval(), info
 
 
 def check_weights(weights, expected):
     """weights, a dict by name, can take the place of those in `expected`: or else UserError."""
-    missing = sorted(expected.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - expected.keys(), key=str)
-    require(not missing and not unexpected, f"missing: {missing}; unexpected: {unexpected}")
     for name, ours in expected.items():
+        require(name in weights, f"it has no {name}")
         x = weights[name]
         numbers = torch.is_tensor(x) and x.is_floating_point() and x.layout == torch.strided
         require(numbers and x.float().isfinite().all(), f"no finite numbers in {name}")
         require(x.shape == ours.shape, f"{tuple(x.shape)} in {name}, not {tuple(ours.shape)}")
+    for name in weights:
+        require(name in expected, f"unexpected: {name!r}")
 
 
 def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
@@ -473,41 +466,40 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I
 
 def read_safetensors(path):
     """{name: tensor}. The format: 8 bytes that tell the length of a JSON header, the header, which
-    tells of each tensor's bytes, and these bytes, end to end."""
+    tells of each tensor's bytes, and these bytes, end to end. Use `read_dict`: here, a damaged
+    file fails in a dozen ways."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, 10**8))  # a damaged length may ask for exabytes
         data = bytearray(file.read())
-    tensors, end = {}, 0
-    try:
-        entries = json.loads(header)
-        entries.pop("__metadata__", None)
-        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
-            begin, stop = entry["data_offsets"]
-            require(begin == end, f"{name!r} does not begin where the tensor before it ends")
-            x = torch.frombuffer(data[begin:stop], dtype=DTYPES[entry["dtype"]])
-            tensors[name] = x.view(entry["shape"])
-            end = stop
-        require(end == len(data), f"it has {len(data)} bytes of tensors, not {end}")
-    except Exception as error:  # a header can be wrong in a dozen ways
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    entries = json.loads(header)
+    entries.pop("__metadata__", None)
+    begins, ends = zip(*sorted(entry["data_offsets"] for entry in entries.values()))
+    require((*begins, len(data)) == (0, *ends), "the tensors do not lie end to end")
+    tensors = {}
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        x = torch.frombuffer(data[begin:end], dtype=DTYPES[entry["dtype"]])
+        tensors[name] = x.view(entry["shape"])
     return tensors
 
 
-def resize_positions(table, n):
-    """Position embeddings of a square grid, (1, 1 + m, dim) -> (1, 1 + n, dim).
+def fit_positions(table, slot):
+    """A published table of positions -> one of our length, as far as it can be.
 
-    [CLS]'s stays, the grid's are interpolated.
+    Of words, (m, dim), the first are taken. An image's, (1, 1 + m, dim), are of [CLS] and a square
+    grid: the grid's are interpolated.
     """
-    old = round(table[:, 1:].shape[1] ** 0.5)
-    new = round(n**0.5)
-    if table.shape[1] != 1 + old**2 or old in (0, new):
+    if table.ndim == 2:
+        return table[:len(slot)]
+    grid = table[:, 1:].float().mT                             # (1, dim, m)
+    old = round(grid.shape[2] ** 0.5)
+    new = round((slot.shape[1] - 1) ** 0.5)
+    if grid.shape[2] != old**2 or old in (0, new):
         return table  # no square, or as it should be
-    grid = table[:, 1:].float().transpose(1, 2)                # (1, dim, m)
     grid = grid.unflatten(2, (old, old))                       # (1, dim, old, old)
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    grid = grid.flatten(2).transpose(1, 2)                     # (1, n, dim)
-    return torch.cat([table[:, :1], grid], 1)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic")
+    return torch.cat([table[:, :1], grid.flatten(2).mT], 1)    # (1, 1 + new^2, dim)
 
 
 def published_tensors(source, kind, depth):
@@ -516,8 +508,7 @@ def published_tensors(source, kind, depth):
     found = {}
     for key, x in source.items():
         name = str(key).removeprefix(f"{kind}.")
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight")  # the names of 2018
-        name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+        name = name.replace(".gamma", ".weight").replace(".beta", ".bias")  # the names of 2018
         layer = re.match(r"encoder\.layer\.(\d+)\.", name)
         if name.startswith(IGNORED) or (layer and int(layer[1]) >= depth):
             continue
@@ -537,7 +528,7 @@ def published_slots(backbone, kind):
         if key == "patch_embedding.weight":
             tensor = tensor.view(backbone.dim, 3, backbone.patch_size, -1)  # theirs: a convolution
         parts = (".query", ".key", ".value") if module == "qkv" else ("",)  # theirs: three matrices
-        for part, slot in zip(parts, tensor.chunk(len(parts)), strict=True):
+        for part, slot in zip(parts, tensor.chunk(len(parts))):
             slots[name + part + leaf] = slot
     return slots
 
@@ -571,16 +562,10 @@ def load_pretrained(backbone, source):
         source = read_dict(where, "file of weights", advice)
     found = published_tensors(source, kind, len(backbone.blocks))
     slots = published_slots(backbone, kind)
-    first = next(iter(slots))  # [CLS] or the word embeddings: what every such file has
-    require(first in found, f"{where} holds no {kind}, it has no {first}: {advice}")
-
-    name = NAMES[kind]["positions"] + (".weight" if kind == "bert" else "")
+    name = next(name for name in slots if "position" in name)
     table = found.get(name)
     if torch.is_tensor(table) and table.ndim == slots[name].ndim:
-        if kind == "bert":
-            found[name] = table[:backbone.max_len]
-        else:
-            found[name] = resize_positions(table, backbone.num_features)
+        found[name] = fit_positions(table, slots[name])
     try:
         check_weights(found, slots)
     except UserError as error:

@@ -51,6 +51,11 @@ def gumbel_noise(shape, *, device=None, dtype=torch.float32, generator=None):
     return -noise.clamp_min_(torch.finfo(dtype).tiny).log_()  # the clamp keeps log(0) out
 
 
+def content(x, selectable=None):
+    """x (B, N), 0 where a feature is not selectable."""
+    return x if selectable is None else x.masked_fill(~selectable, 0)
+
+
 def sample_mask(logits, tau, selectable=None, noise=None):
     """Gumbel-Softmax with the straight-through estimator: S = softmax((Z + G) / tau), M = argmax S.
 
@@ -67,17 +72,15 @@ def sample_mask(logits, tau, selectable=None, noise=None):
     log_probs = F.log_softmax(noisy / tau, dim=-1)    # (B, N, 2)
     hard = (noisy[..., 1] > noisy[..., 0]).to(log_probs.dtype)
     soft = log_probs[..., 1].exp()
-    if selectable is not None:
-        hard = hard.masked_fill(~selectable, 0)
-        soft = soft.masked_fill(~selectable, 0)
     # The order matters: soft - soft is exactly 0, while (hard - soft) + soft may be 0.99999994.
-    return hard + (soft - soft.detach()), log_probs
+    mask = hard + (soft - soft.detach())
+    return content(mask, selectable), log_probs
 
 
 def hard_mask(logits, selectable=None):
     """The noise-free mask: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop."""
     keep = logits[..., 1] > logits[..., 0]  # a tie is dropped
-    return (keep if selectable is None else keep & selectable).float()
+    return content(keep, selectable).float()
 
 
 def top_mask(scores, count, selectable=None):
@@ -88,8 +91,7 @@ def top_mask(scores, count, selectable=None):
     if selectable is not None:
         scores = scores.masked_fill(~selectable, -torch.inf)
     rank = scores.argsort(1, descending=True).argsort(1)  # (B, N), 0 = the best
-    mask = rank < count
-    return (mask if selectable is None else mask & selectable).float()
+    return content(rank < count, selectable).float()
 
 
 def rate_mask(scores, rate, selectable=None):
@@ -125,8 +127,7 @@ def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
     """
     teacher = teacher_log_probs.detach()
     kl = F.kl_div(student_log_probs, teacher, log_target=True, reduction="none").sum(-1)  # (B, N)
-    if selectable is not None:
-        kl = kl.masked_fill(~selectable, 0)
+    kl = content(kl, selectable)
     return kl.sum(1).mean()  # over the batch only: reduction="mean" would also divide by N and 2
 
 
@@ -193,7 +194,7 @@ class Rationalist(nn.Module):
             log_probs = F.log_softmax(logits, dim=-1)
         else:
             mask, log_probs = sample_mask(logits, tau, selectable, noise)
-        keep_logits = logits[..., 1] - logits[..., 0]
+        keep_logits = logits.diff(dim=-1).squeeze(-1)  # (B, N)
         return Rationale(mask, log_probs, self.predictor(x, mask), keep_logits)
 
 
@@ -232,19 +233,19 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda
     teacher_pair = F.pad(teacher_keep.float().unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
     selectable = model.selectable(x)
     noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
-    teacher_noise = noise if kd_noise == "shared" else None
 
     out = model(x, tau, noise)
-    _, teacher_log_probs = sample_mask(teacher_pair, tau, selectable, teacher_noise)
-    if teacher_reads == "student" and lambda_prediction > 0:
-        with torch.no_grad():
-            teacher_logits = teacher.predictor(x, out.mask)  # (B, C)
+    noise = noise if kd_noise == "shared" else None
+    _, teacher_log_probs = sample_mask(teacher_pair, tau, selectable, noise)
 
     prediction = F.cross_entropy(out.logits, y)
     selection = selection_loss(out.mask, rate, selectable)
     rationale_kd = rationale_kd_loss(out.log_probs, teacher_log_probs, selectable)
     prediction_kd = torch.zeros_like(prediction)
     if lambda_prediction > 0:
+        if teacher_reads == "student":
+            with torch.no_grad():
+                teacher_logits = teacher.predictor(x, out.mask)  # (B, C)
         prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)
     loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd, tau=tau, alpha=alpha,
                      lambda_select=lambda_select, lambda_rationale=lambda_rationale,
@@ -268,9 +269,8 @@ def ask(teacher, x, teacher_reads="teacher"):
 
 def sampled_rate(mask, selectable=None):
     """The rate of the sampled masks, which is what L_select steers: a scalar without gradient."""
-    if selectable is None:
-        return mask.detach().mean()
-    return mask.detach().sum() / selectable.sum()
+    features = mask.numel() if selectable is None else selectable.sum()
+    return mask.detach().sum() / features
 
 
 # ---------------------------------------------------------------- 5. how good is a rationale?
@@ -284,10 +284,9 @@ def selection_stats(mask, selectable=None):
     count = mask.float().sum(1)              # (B,)
     features = selectable.float().sum(1)     # (B,)
     rate = count / features.clamp_min(1)
-    full = (count >= features) & (features > 0)
     return {"rate_mean": rate.mean().item(), "rate_std": rate.std(correction=0).item(),
             "rate_empty": (count == 0).float().mean().item(),
-            "rate_full": full.float().mean().item()}
+            "rate_full": (rate >= 1).float().mean().item()}
 
 
 def agreement(mask, truth, selectable=None):
@@ -295,11 +294,8 @@ def agreement(mask, truth, selectable=None):
 
     Counts are pooled over all examples (micro average); a ratio with nothing to count is 0.
     """
-    mask = mask.bool()
-    truth = truth.bool()
-    if selectable is not None:
-        mask = mask & selectable
-        truth = truth & selectable
+    mask = content(mask.bool(), selectable)
+    truth = content(truth.bool(), selectable)
     both = int((mask & truth).sum())
     kept = int(mask.sum())
     true = int(truth.sum())
@@ -370,5 +366,4 @@ def sign_flip_test(differences):
         sums = torch.cat([sums + difference, sums - difference])  # doubles: (2^n,) at the end
     observed = sums[0].abs()  # all signs as they were
     # Sums of accuracies over less than 500,000 examples are equal, or further apart than this.
-    tie = 2e-6
-    return (sums.abs() >= observed - tie).double().mean().item()
+    return (sums.abs() >= observed - 2e-6).double().mean().item()

@@ -149,7 +149,7 @@ def widen(mask, data):
 def train(config, teacher, data):
     """One run, from its first epoch or from last.pt on -> its result (also in result.json)."""
     claim(config)
-    if config.resume and (config.folder / "result.json").exists():
+    if config.resume and is_finished(config.folder):
         result = read_dict(config.folder / "result.json", "result", "remove it to measure again")
         check_origin(result, config, teacher, data)
         print(f"{config.folder}: finished before")
@@ -192,6 +192,11 @@ def train(config, teacher, data):
         progress.epoch(line)
     progress.bar.close()
     return finish(config, log, data, origin)
+
+
+def is_finished(folder):
+    """A clone may hold the result of a run without its weights."""
+    return (folder / "result.json").exists() and (folder / "best.pt").exists()
 
 
 def input_shape(config, data):
@@ -318,8 +323,8 @@ def find_teacher(config, data):
     found = config.folder.parent.glob("teacher-re-*/best.pt")
     for path in sorted(found, key=lambda path: (path.parent != config.folder,
                                                 -path.stat().st_mtime)):
-        if not path.with_name("result.json").exists():
-            continue  # interrupted
+        if not is_finished(path.parent):
+            continue
         info = load(path)[1]
         theirs = [info["config"].get(key) for key in keys]
         if (theirs, info["fingerprint"], info["classes"], info["input"]) == ours:
@@ -399,7 +404,7 @@ def count_steps(runs, data):
         config.steps = len(data.train) // config.batch_size  # an incomplete batch is left out
         config.total_steps = config.epochs * config.steps
         config.steps_after = after
-        if not (config.resume and (config.folder / "result.json").exists()):
+        if not (config.resume and is_finished(config.folder)):
             after += config.total_steps
 
 
@@ -473,7 +478,8 @@ def warn_if_long(model, config, data):
     left = time_left(config, 0, seconds_a_step)
     if "days" in left:
         print(f"this will take about {left} on {hardware(config.device)}: a small network "
-              f"(--student {SMALL[config.kind]}), --limit or fewer --epochs make it feasible")
+              f"(--student or --teacher {SMALL[config.kind]}), --limit or fewer --epochs make it "
+              f"feasible")
 
 
 def hardware(device):
@@ -698,7 +704,7 @@ def html_article(example, found):
         marked = " &hellip; ".join(f"<mark>{escape(example.shown[start:end])}</mark>"
                                    for start, end in parts)
         says = html.escape(f"{finding.name}: {finding.verdict}{finding.says}")
-        rows.append(f'<p class="{finding.verdict[:5].lower()}"><b>{says}</b> {marked}</p>')
+        rows.append(f'<p class="{finding.verdict[:-2].lower()}"><b>{says}</b> {marked}</p>')
     label = html.escape(f", label {example.label}") if example.label else ""
     text = html_text(example, alone, len(found[0].mask))
     return ARTICLE.format(name=html.escape(example.name), label=label, text=text,

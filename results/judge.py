@@ -19,6 +19,7 @@ from train import LARGE, SHAPE, aligned, autocast, evaluate, recipe_of, widen
 
 COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone")
 NOTE = """
+
 sufficiency, low is good: how much less probable the predicted class is from the mask's features
 comprehensiveness, high is good: how much less without them (ERASER, DeYoung et al. 2020)
 alone: how well a small network tells the class from such masks without any content"""

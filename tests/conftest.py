@@ -1,4 +1,7 @@
+import json
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,3 +100,80 @@ def small():
             recipe = {**train.RECIPES[name], "epochs": 1, "teacher_epochs": 1}
             patch.setitem(train.RECIPES, name, recipe)
         yield
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """slow(module, name, seconds): a call takes so long, and nothing else does."""
+    now = [0.0]
+    monkeypatch.setattr(train, "time", SimpleNamespace(time=lambda: now[0]))
+
+    def slow(where, name, seconds):
+        function = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *args, **options: (
+            now.append(now.pop() + seconds) or function(*args, **options)))
+    return slow
+
+
+# ---------------------------------------------------------------- what a run was and left
+
+def finished(run):
+    assert (run.code, run.err) == (0, "")
+    return run.out
+
+
+def refused(run, sentence):
+    """A user's mistake: exit code 2 and one sentence that says what to do."""
+    assert run.code == 2 and run.err.startswith("train.py: ") and run.err.count("\n") == 1, run.err
+    assert re.search(sentence, run.err), run.err
+
+
+def only(pattern, folder):
+    found, = folder.glob(pattern)
+    return found
+
+
+def read(path):
+    return json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path)
+
+
+def log(folder):
+    """Without how long it took."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [{**line, "seconds": 0, "examples_per_s": 0} for line in lines]
+
+
+def state(folder):
+    """All that a run has learned and measured."""
+    weights = [value.tolist() for name in ("best.pt", "last.pt")
+               for value in read(folder / name)["weights"].values()]
+    return log(folder), weights, read(folder / "result.json")["test"]
+
+
+def stop_after(writes, monkeypatch):
+    """Ctrl-C comes right after so many files were written."""
+    write, left = data.write_atomically, [writes]
+
+    def stopping(*args):
+        write(*args)
+        left[0] -= 1
+        if not left[0]:
+            monkeypatch.setattr(train, "write_atomically", write)
+            raise KeyboardInterrupt
+    monkeypatch.setattr(train, "write_atomically", stopping)
+
+
+def judged(run, best, options=""):
+    """-> {mask: {column: cell}}"""
+    out = finished(run(f"--judge --checkpoint {best} {options}", net_of="none"))
+    table = re.search(r"^mask .*?(?=^$|^sufficiency,)", out, re.S | re.M)[0].splitlines()
+    header, *rows = [re.split(r"\s{2,}", line) for line in table]
+    return {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
+
+
+def other_images(folders, place):
+    """A copy of the folders, but for the images of one class."""
+    root = shutil.copytree(folders, place)
+    for file in (root / "colours" / "train" / "red").iterdir():
+        Image.new("RGB", (16, 16), "black").save(file)
+    return root

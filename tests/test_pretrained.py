@@ -15,7 +15,7 @@ import torch
 
 import data
 from models import (BERT, HUB, PRESETS, UserError, ViT, build, initialise, load_pretrained,
-                    parse_preset, read_safetensors, resize_positions)
+                    parse_preset, read_safetensors)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
 
@@ -197,7 +197,6 @@ def test_positions_are_interpolated_as_transformers_does(tmp_path):
             expected = oracle(pixels, interpolate_pos_encoding=True).last_hidden_state
             assert (network(pixels) - expected).abs().max() < 1e-5
         assert torch.equal(network.positions[:, 0], table[:, 0])  # [CLS] has no place in the grid
-    assert resize_positions(table, 16) is table                # the same grid: as they are
     assert torch.equal(ours(VIT_SHAPE, path).positions, table)
 
 
@@ -226,8 +225,7 @@ def refused(shape, source, sentence):
                                r"\(50, 12\).*start from scratch"),
     (BERT_SHAPE, dict(vocab_size=60), r"\(50, 24\) in embeddings.word_.*not \(60, 24\)"),
     (BERT_SHAPE, dict(max_len=21), r"\(20, 24\) in embeddings.position_.*not \(21, 24\)"),
-    (BERT_SHAPE, dict(depth=3), r"missing: \['encoder.layer.2.attention.output.LayerNorm.bias'"
-                                r", .*'encoder.layer.2.output.dense.weight'\]; unexpected: \[\]"),
+    (BERT_SHAPE, dict(depth=3), "it has no encoder.layer.2.attention.output.LayerNorm.weight"),
     (VIT_SHAPE, dict(patch_size=8), r"\(24, 3, 4, 4\) in .*projection.weight, not "
                                     r"\(24, 3, 8, 8\).*start from scratch")], ids=str)
 def test_a_network_of_another_size_is_refused(tmp_path, shape, change, sentence):
@@ -236,8 +234,8 @@ def test_a_network_of_another_size_is_refused(tmp_path, shape, change, sentence)
 
 def test_another_architecture_is_refused(tmp_path):
     vit, bert = published(tmp_path / "vit", VIT_SHAPE), published(tmp_path / "bert", BERT_SHAPE)
-    refused(VIT_SHAPE, bert, "holds no vit")
-    refused(BERT_SHAPE, vit, "holds no bert")
+    refused(VIT_SHAPE, bert, "another vit .it has no embeddings.cls_token.")
+    refused(BERT_SHAPE, vit, "another bert .it has no embeddings.word_embeddings.weight.")
     refused(BERT_SHAPE, tmp_path / "vit" / "model.safetensors",
             "model_type vit by its config.json, this network bert")
 
@@ -245,8 +243,8 @@ def test_another_architecture_is_refused(tmp_path):
 def test_keys_and_numbers_that_are_wrong_are_named(tmp_path):
     state, dense = published(tmp_path, VIT_SHAPE), "encoder.layer.1.output.dense.weight"
     without = {key: x for key, x in state.items() if key != "layernorm.bias"}
-    refused(VIT_SHAPE, without, r"missing: \['layernorm.bias'\]; unexpected: \[\]")
-    refused(VIT_SHAPE, {**state, "embeddings.new": torch.zeros(1)}, "unexpected: .'embeddings.new'")
+    refused(VIT_SHAPE, without, "it has no layernorm.bias")
+    refused(VIT_SHAPE, {**state, "embeddings.new": torch.zeros(1)}, "unexpected: 'embeddings.new'")
     refused(VIT_SHAPE, {**state, "vit.layernorm.bias": torch.zeros(24)}, "bias .twice.")
     for value in (torch.nan, torch.inf):
         holed = state[dense].clone()
@@ -333,5 +331,3 @@ def test_a_header_that_is_wrong_is_refused(tmp_path, header):
         header, length = {"a": entry(0, 16, (4,))}, header
     write_safetensors(path, header, length)
     refused(VIT_SHAPE, path, "x.safetensors is damaged")
-    with pytest.raises(UserError, match="x.safetensors is damaged"):  # by itself too
-        read_safetensors(path)

@@ -11,7 +11,7 @@ from PIL import Image
 import train
 
 ROOT = Path(train.__file__).parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text().replace("\\\n", " ")  # a command may go on
 COMMANDS = [" ".join(command.split()) for command in (
     *re.findall(r"^    .*?python train\.py([^\n#&`]*)", README, re.M),  # a line of its own
     *re.findall(r"`python train\.py([^`]*)`", README))]               # within a sentence
