@@ -73,14 +73,12 @@ def sample_mask(logits, tau, selectable=None, noise=None):
     hard = (noisy[..., 1] > noisy[..., 0]).to(log_probs.dtype)
     soft = log_probs[..., 1].exp()
     # The order matters: soft - soft is exactly 0, while (hard - soft) + soft may be 0.99999994.
-    mask = hard + (soft - soft.detach())
-    return content(mask, selectable), log_probs
+    return content(hard + (soft - soft.detach()), selectable), log_probs
 
 
 def hard_mask(logits, selectable=None):
     """The noise-free mask: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop."""
-    keep = logits[..., 1] > logits[..., 0]  # a tie is dropped
-    return content(keep, selectable).float()
+    return content(logits[..., 1] > logits[..., 0], selectable).float()  # a tie is dropped
 
 
 def top_mask(scores, count, selectable=None):
@@ -127,8 +125,8 @@ def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
     """
     teacher = teacher_log_probs.detach()
     kl = F.kl_div(student_log_probs, teacher, log_target=True, reduction="none").sum(-1)  # (B, N)
-    kl = content(kl, selectable)
-    return kl.sum(1).mean()  # over the batch only: reduction="mean" would also divide by N and 2
+    # The mean is over the batch only: reduction="mean" would also divide by N and 2.
+    return content(kl, selectable).sum(1).mean()
 
 
 def prediction_kd_loss(student_logits, teacher_logits, tau):
@@ -281,9 +279,8 @@ def selection_stats(mask, selectable=None):
     empty and with a full mask.
     """
     selectable = torch.ones_like(mask) if selectable is None else selectable
-    count = mask.float().sum(1)              # (B,)
-    features = selectable.float().sum(1)     # (B,)
-    rate = count / features.clamp_min(1)
+    count = mask.float().sum(1)                               # (B,)
+    rate = count / selectable.float().sum(1).clamp_min(1)     # (B,)
     return {"rate_mean": rate.mean().item(), "rate_std": rate.std(correction=0).item(),
             "rate_empty": (count == 0).float().mean().item(),
             "rate_full": (rate >= 1).float().mean().item()}
@@ -345,7 +342,7 @@ def probe(masks, y, test_masks, test_y, epochs=20):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(masks.shape[1], 64), nn.ReLU(),
                                 nn.Linear(64, int(y.max()) + 1)).to(masks.device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
         for _ in range(epochs):
             for batch in torch.randperm(len(y)).to(y.device).split(128):
                 optimizer.zero_grad()
@@ -364,6 +361,5 @@ def sign_flip_test(differences):
     sums = torch.zeros(1, dtype=torch.float64)
     for difference in differences:
         sums = torch.cat([sums + difference, sums - difference])  # doubles: (2^n,) at the end
-    observed = sums[0].abs()  # all signs as they were
-    # Sums of accuracies over less than 500,000 examples are equal, or further apart than this.
-    return (sums.abs() >= observed - 2e-6).double().mean().item()
+    # The observed sum comes first: all signs as they were. Sums of accuracies over less than 500,000 examples are equal, or further apart than this.
+    return (sums.abs() >= sums[0].abs() - 2e-6).double().mean().item()

@@ -477,8 +477,9 @@ def warn_if_long(model, config, data):
     seconds_a_step = 3 * (time.time() - start) / len(x) * config.batch_size
     left = time_left(config, 0, seconds_a_step)
     if "days" in left:
+        small = SMALL[config.kind]
         print(f"this will take about {left} on {hardware(config.device)}: a small network "
-              f"(--student or --teacher {SMALL[config.kind]}), --limit or fewer --epochs make it "
+              f"(--student {small} or --teacher {small}), --limit or fewer --epochs make it "
               f"feasible")
 
 

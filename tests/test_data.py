@@ -15,16 +15,7 @@ from PIL import Image
 from torchvision import datasets
 
 import data
-from data import (
-    UserError,
-    crop_and_flip,
-    fetch_hub,
-    glyphs,
-    load_dataset,
-    read_image,
-    stratified_order,
-    to_input,
-)
+from data import UserError, fetch_hub, glyphs, load_dataset, read_image, stratified_order, to_input
 
 # ---------------------------------------------------------------- glyphs
 
@@ -80,49 +71,36 @@ def images_of(split):
     return {x.numpy().tobytes() for x in split.x}
 
 
-def test_dev_is_a_fifth_apart_from_train():
-    dataset = load_dataset("glyphs")
-    assert len(dataset.train) == 4 * len(dataset.dev)
-    assert not images_of(dataset.train) & images_of(dataset.dev)
-
-
-def test_limits_are_nested():
+def test_dev_is_a_fifth_apart_from_train_and_limits_are_nested():
     whole, small, smaller = (load_dataset("glyphs", limit=limit) for limit in (None, 400, 100))
+    assert len(whole.train) == 4 * len(whole.dev)
+    assert not images_of(whole.train) & images_of(whole.dev)
     assert len(small.train) == 400 and len(small.dev) == 100
     assert images_of(smaller.train) < images_of(small.train) < images_of(whole.train)
     assert images_of(small.dev) < images_of(whole.dev)
     assert len({whole.fingerprint, small.fingerprint, smaller.fingerprint}) == 3
-
-
-def test_a_limit_below_one_example_a_class_is_refused():
-    with pytest.raises(UserError, match="--limit 9"):
+    with pytest.raises(UserError, match="--limit 9"):          # below one example a class
         load_dataset("glyphs", limit=9)
 
 
-def change_pixel(train, classes):
-    order = stratified_order(train.y)
-    train.x[order[len(train) // 5 + 37], 1, 5, 7] ^= 1        # of the 38th training example
+CHANGES = {  # of the 38th training example, or of the names
+    "pixel": lambda train, classes, row: train.x[row, 1, 5, 7].bitwise_xor_(1),
+    "label": lambda train, classes, row: train.y[row].add_(1).remainder_(10),
+    "name": lambda train, classes, row: classes.reverse(),
+}
 
 
-def change_label(train, classes):
-    train.y[stratified_order(train.y)[len(train) // 5:][:2]] = torch.tensor([0, 0])
-
-
-def change_name(train, classes):
-    classes[3] = "three"
-
-
-@pytest.mark.parametrize("change", [change_pixel, change_label, change_name])
+@pytest.mark.parametrize("change", CHANGES)
 def test_the_fingerprint_is_of_every_pixel_label_and_name(monkeypatch, change):
     """What a teacher said of other data must not be reused."""
-    def fingerprint(change=lambda train, classes: None):
+    def fingerprint(change=lambda train, classes, row: None):
         train, classes = glyphs(200, 0), list("0123456789")
-        change(train, classes)
+        change(train, classes, int(stratified_order(train.y)[len(train) // 5 + 37]))
         made = train, glyphs(10, 1), classes, None
         monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: made)
         return load_dataset("glyphs", limit=100).fingerprint
 
-    assert fingerprint() == fingerprint() != fingerprint(change)
+    assert fingerprint() == fingerprint() != fingerprint(CHANGES[change])
 
 
 # ---------------------------------------------------------------- pixels
@@ -141,24 +119,20 @@ def test_crop_and_flip_are_shifts_and_mirrors_of_the_padded_image():
     padded = F.pad(image, (2, 2, 2, 2))[0]
     corners = [(top, left) for top in range(5) for left in range(5)]
     views = torch.tensor([(*corner, flip) for corner in corners for flip in range(2)])
-    found = crop_and_flip(image.expand(50, -1, -1, -1), views)
+    found = data.crop_and_flip(image.expand(50, -1, -1, -1), views)
     for x, (top, left, flip) in zip(found, views.tolist(), strict=True):
         crop = padded[:, top:top + 16, left:left + 16]
         assert torch.equal(x, crop.flip(2) if flip else crop)
 
 
-def test_views_crop_and_flip_evenly(tmp_path):
+def test_views_are_even_and_the_same_whatever_the_limit_or_batch(tmp_path):
     make_folder(tmp_path, n=60)
-    views = load_dataset("pets", tmp_path, views=3).views
+    whole = load_dataset("pets", tmp_path, views=3)
+    views = whole.views
     assert views.shape == (3, 96, 3)                           # of 120 images, 24 are dev
     assert views[..., :2].amin() == 0 and views[..., :2].amax() == 8
     assert views[..., 2].unique().tolist() == [0, 1]
     assert abs(views[..., 2].float().mean() - 0.5) < 0.1
-
-
-def test_a_view_is_the_same_whatever_the_limit_or_batch(tmp_path):
-    make_folder(tmp_path, n=60)
-    whole = load_dataset("pets", tmp_path, views=3)
     few = load_dataset("pets", tmp_path, views=3, limit=40)
     assert torch.equal(few.views, whole.views[:, :40])
 
@@ -198,12 +172,9 @@ def test_images_of_any_mode_become_rgb(tmp_path, mode):
     assert read_image(path, 8).shape == (3, 8, 8)
 
 
-def test_transparent_pixels_are_white(tmp_path):
+def test_transparent_pixels_are_white_and_photographs_stand_upright(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (read_image(tmp_path / "clear.png") == 255).all()
-
-
-def test_photographs_stand_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6                                           # turned by 90 degrees
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
@@ -241,33 +212,20 @@ def test_images_are_kept_at_their_own_size_or_the_models(tmp_path, size, image_s
     assert x.shape == (3, 3, image_size, image_size)
 
 
-def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
-    folder = make_folder(tmp_path)
-    first = load_dataset("pets", tmp_path)
-    reads = []
-    read = lambda path, size: reads.append(path) or read_image(path, size)  # noqa: E731
-    monkeypatch.setattr(data, "read_image", read)
-    assert torch.equal(load_dataset("pets", tmp_path).train.x, first.train.x)
+def test_the_cache_is_used_until_a_file_changes_wherever_it_moves(tmp_path, spy):
+    folder = make_folder(tmp_path / "a")
+    first = load_dataset("pets", tmp_path / "a")
+    folder = (tmp_path / "a").rename(tmp_path / "b") / "pets"
+    reads = spy(data, "read_image")
+    assert torch.equal(load_dataset("pets", tmp_path / "b").train.x, first.train.x)
     assert not reads                                           # second start: nothing decoded
-    Image.new("RGB", (32, 32)).save(folder / "train" / "cat" / "3.PNG")
-    load_dataset("pets", tmp_path)
-    assert len(reads) == 40
-
-
-def test_a_torn_cache_is_made_again(tmp_path):
-    folder = make_folder(tmp_path)
-    first = load_dataset("pets", tmp_path)
     for cache in folder.glob(".*.pt"):
-        cache.write_bytes(cache.read_bytes()[:1000])
-    assert torch.equal(load_dataset("pets", tmp_path).train.x, first.train.x)
-
-
-def test_a_moved_folder_keeps_its_cache(tmp_path, monkeypatch):
-    make_folder(tmp_path / "a")
-    load_dataset("pets", tmp_path / "a")
-    (tmp_path / "a").rename(tmp_path / "b")
-    monkeypatch.setattr(data, "read_image", lambda path, size: pytest.fail("decoded again"))
+        cache.write_bytes(cache.read_bytes()[:1000])           # torn: made again
+    assert torch.equal(load_dataset("pets", tmp_path / "b").train.x, first.train.x)
+    assert len(reads) == 40
+    Image.new("RGB", (32, 32)).save(folder / "train" / "cat" / "3.PNG")
     load_dataset("pets", tmp_path / "b")
+    assert len(reads) == 80
 
 
 def empty_class(pets):
@@ -295,18 +253,12 @@ def test_a_mistake_in_a_folder_is_named(tmp_path, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_name_is_answered_with_what_there_is(tmp_path):
-    make_folder(tmp_path)
-    with pytest.raises(UserError, match="no data set 'pest': there are .*glyphs, cifar10, .* pets"):
-        load_dataset("pest", tmp_path)
-
-
-@pytest.mark.parametrize("path", ["{}/pets", "../x/pets", "pets/train", "."])
-def test_a_path_is_no_name(tmp_path, path):
-    """Runs are kept under the name: they would be written into the folder of the data."""
+@pytest.mark.parametrize("name", ["pest", "{}/pets", "../x/pets", "pets/train", "."])
+def test_an_unknown_name_is_answered_with_what_there_is(tmp_path, name):
+    """A path is no name: runs are kept under it, and would go into the folder of the data."""
     make_folder(tmp_path / "x")
-    with pytest.raises(UserError, match="no data set"):
-        data.kind_of(path.format(tmp_path / "x"), tmp_path / "x")
+    with pytest.raises(UserError, match="no data set '.*': there are .*glyphs, cifar10, .* pets"):
+        load_dataset(name.format(tmp_path / "x"), tmp_path / "x")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -405,13 +357,9 @@ def test_cifar100_has_fine_and_coarse_labels_from_one_download(tmp_path, web, ci
     assert coarse.classes == ["fruit", "animal"]
     assert fine.test.x.shape == (10, 3, 32, 32) and torch.equal(fine.test.x, coarse.test.x)
     assert coarse.test.y.tolist() == [c // 2 for c in fine.test.y.tolist()]
-
-
-def test_the_pixels_of_cifar_are_rows_of_red_green_and_blue(tmp_path, cifar100):
-    test = load_dataset("cifar100", tmp_path / "data").test
-    path = tmp_path / "data" / "cifar-100-python" / "test"
-    raw = pickle.loads(path.read_bytes())["data"]
-    assert test.x.flatten(1).tolist() == raw.tolist()
+    # The pixels are rows of red, green and blue.
+    raw = pickle.loads((tmp_path / "data" / "cifar-100-python" / "test").read_bytes())["data"]
+    assert fine.test.x.flatten(1).tolist() == raw.tolist()
 
 
 FAULTS = {
@@ -480,22 +428,16 @@ def hub(web, tmp_path, monkeypatch):
     return web
 
 
-def test_a_file_is_fetched_once(hub, monkeypatch):
-    (hub.files / "vocab.txt").write_bytes(b"[PAD]\n" * 1_000_000)
-    path = fetch_hub("org/name", "vocab.txt")
-    assert path == hub.cache / "vocab.txt"
-    assert path.read_bytes() == (hub.files / "vocab.txt").read_bytes()
-    assert list(hub.cache.iterdir()) == [path]
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")     # no one there
-    assert fetch_hub("org/name", "vocab.txt") == path
-
-
-def test_the_first_file_that_the_repository_has_is_fetched(hub):
-    (hub.files / NAMES[1]).write_bytes(b"bin")
-    assert fetch_hub("org/name", *NAMES) == hub.cache / NAMES[1]
+def test_the_first_file_that_the_repository_has_is_fetched_once(hub, monkeypatch):
+    (hub.files / NAMES[1]).write_bytes(b"[PAD]\n" * 1_000_000)
+    path = fetch_hub("org/name", *NAMES)
+    assert path == hub.cache / NAMES[1] and list(hub.cache.iterdir()) == [path]
+    assert path.read_bytes() == (hub.files / NAMES[1]).read_bytes()
     (hub.files / NAMES[0]).write_bytes(b"safe")
-    assert fetch_hub("org/name", *NAMES) == hub.cache / NAMES[1]  # what is there is used
-    (hub.cache / NAMES[1]).unlink()
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")      # no one there
+        assert fetch_hub("org/name", *NAMES) == path           # what is there is used
+    path.unlink()
     assert fetch_hub("org/name", *NAMES).read_bytes() == b"safe"
 
 

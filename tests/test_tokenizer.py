@@ -116,15 +116,11 @@ def test_a_list_of_words_is_a_vocabulary_too():
     assert words.encode("Not GOOD. goods") == [2, 4, 5, 7, 1, 3]
 
 
-@pytest.mark.parametrize("lacking", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-def test_a_vocabulary_without_a_special_token_is_refused(lacking):
+@pytest.mark.parametrize("vocabulary", [
+    *([token for token in VOCAB if token != lacking] for lacking in VOCAB[:4]), VOCAB[::-1]])
+def test_a_vocabulary_must_start_with_the_padding_and_hold_the_special_tokens(vocabulary):
     with pytest.raises(ValueError, match="must start with"):
-        WordPiece([token for token in VOCAB if token != lacking])
-
-
-def test_a_vocabulary_must_start_with_the_padding():
-    with pytest.raises(ValueError, match="must start with"):
-        WordPiece(VOCAB[::-1])
+        WordPiece(vocabulary)
 
 
 def test_an_unreadable_vocabulary_is_named(tmp_path):
