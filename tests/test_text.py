@@ -143,17 +143,14 @@ def test_a_file_that_is_no_utf_8_text_is_named(tmp_path, content, sentence):
         load_dataset("words", tmp_path)
 
 
-@pytest.mark.parametrize("name", [".ipynb_checkpoints", "unsup"])
-def test_hidden_folders_and_unlabelled_reviews_are_no_class(tmp_path, name):
-    (make_folder(tmp_path) / "train" / name).mkdir()
-    assert data.kind_of("words", tmp_path) == "text"
-    assert load_dataset("words", tmp_path).classes == ["bad", "good"]
-
-
-def test_a_readme_among_images_does_not_make_them_texts(tmp_path):
+def test_what_is_no_class_and_what_kind_a_folder_is(tmp_path):
+    for name in (".ipynb_checkpoints", "unsup"):             # hidden; unlabelled reviews
+        (make_folder(tmp_path / name) / "train" / name).mkdir()
+        assert data.kind_of("words", tmp_path / name) == "text"
+        assert load_dataset("words", tmp_path / name).classes == ["bad", "good"]
     folder = tmp_path / "pets" / "train" / "cat"
     folder.mkdir(parents=True)
-    for name in ("1.png", "2.JPG", "readme.txt"):
+    for name in ("1.png", "2.JPG", "readme.txt"):            # by majority
         (folder / name).touch()
     assert data.kind_of("pets", tmp_path) == "image"
 

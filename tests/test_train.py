@@ -142,6 +142,14 @@ def test_resume_does_not_repeat_finished_runs(run):
     assert "finished before" in finished(run("--method re --resume"))
     assert last.stat().st_mtime_ns == before
 
+def test_a_lost_log_does_not_make_a_run_longer(run, monkeypatch):
+    stop_after(7, monkeypatch)  # in the second of three epochs
+    assert run("--method re").code == 130
+    folder = only("student-re-*", run.colours)
+    (folder / "log.jsonl").unlink()
+    assert "resumed after epoch" in finished(run("--method re --resume"))
+    assert [line["epoch"] for line in log(folder)] == [1, 2, 3]
+
 def test_resume_goes_on_to_seeds_that_were_not_begun(run, monkeypatch):
     stop_after(4, monkeypatch)
     assert run("--method re --seeds 2").code == 130
@@ -386,30 +394,30 @@ def article(example, *findings):
     return train.html_page(["title"], [(example, findings)]).split("<article>")[1]
 
 def test_a_page_marks_what_was_selected_of_the_text_as_it_was_written():
-    finding = train.Finding("RE", mask_of("fine", ",", "film"), "", "good, 80%", True)
+    finding = train.Finding("RE", mask_of("fine", ",", "film"), "good, 80%", True, True)
     page = article(example(truth=["film", "."]), finding)
     text = re.search(r'<p class="text">(.*?)</p>', page, re.S)[1].replace("</mark><mark>", "")
     assert text.startswith("A &lt;b&gt;<mark>Fine</mark>&lt;/b&gt;<mark>,  <u>film</u></mark>"
                            "<u>.</u><br>Bye &amp; ")
     assert "mine &amp; yours" in page
-    line_break = article(example(), train.Finding("RE", mask_of("br"), "", "good, 80%", True))
+    line_break = article(example(), train.Finding("RE", mask_of("br"), "good, 80%", True, True))
     assert re.search("film[.]<mark>[^<]*<br></mark>Bye", line_break)
 
 def test_a_page_of_several_models_shows_the_text_once():
     page = article(example(label="good"),
-                   train.Finding("CLS", mask_of(*VOCABULARY), "ok: ", "good", False),
-                   train.Finding("RE", mask_of("fine", "film"), "WRONG: ", "bad, 80%", True))
+                   train.Finding("CLS", mask_of(*VOCABULARY), "ok: good", True, False),
+                   train.Finding("RE", mask_of("fine", "film"), "WRONG: bad, 80%", False, True))
     assert page.count("Bye") == 1
     text, cls, re_ = re.findall(r"<p.*?</p>", page, re.S)
     assert "<mark>" not in text + cls and "ok: good" in cls
     assert "<mark>Fine</mark>" in re_ and "<mark>film</mark>" in re_ and "WRONG: bad, 80%" in re_
 
 def test_explain_brackets_the_text_as_it_was_written():
-    finding = train.Finding("RE", mask_of("fine", "film", "."), "", "good", True)
+    finding = train.Finding("RE", mask_of("fine", "film", "."), "good", True, True)
     first, second = train.bracketed(example(), finding)
     assert first == "A <b>[Fine]</b>,  [film.]"
     assert second.startswith("Bye & ") and "\x1b" not in second
-    everything = train.Finding("CLS", mask_of(*VOCABULARY), "", "good", False)
+    everything = train.Finding("CLS", mask_of(*VOCABULARY), "good", True, False)
     assert "[" not in train.bracketed(example(), everything)[0]
 
 def test_compare_on_texts_leaves_one_page(run, small):
@@ -453,6 +461,7 @@ def test_explain_shows_your_own_images(run, folders):
     ("--student vit_huge", "no preset 'vit_huge': choose one of vit_nano"),
     ("--teacher resnet", "no preset 'resnet'"),
     ("--patch-size 5", "16 is not divisible by patch size 5"),
+    ("--student vit:9:1:2", "width 9 is not divisible by 2 heads"),  # before a teacher is trained
     ("--rate 0", "--rate: must be above 0"), ("--rate 1.5", "at most 1"), ("--rate nan", "--rate"),
     ("--epochs 0", "--epochs"), ("--epochs three", "--epochs"), ("--lr -1", "--lr"),
     ("--tau-end 0", "--tau-end"), ("--limit 2", "less than one example for each of the 3 classes"),
@@ -468,6 +477,7 @@ def test_explain_shows_your_own_images(run, folders):
     ("--student bert_nano", "bert_nano does not read images"),
     ("--explain x.png", "give both"), ("--judge", "give both"), ("--checkpoint x.pt", "give both"),
     ("--judge --explain x.png --checkpoint x.pt", "one of"),
+    ("--judge --explain x.png", "one of"),
     ("--explain x.png --checkpoint none.pt", "cannot read the checkpoint none.pt"),
     ("--judge --checkpoint none.pt", "cannot read the checkpoint none.pt")])
 def test_bad_options(run, options, sentence):
@@ -501,6 +511,13 @@ def test_a_teacher_checkpoint_that_does_not_fit(run, tmp_path, change, options, 
     if change == "torn":
         path.write_bytes(best.read_bytes()[:9999])
     refused(run(f"--teacher-checkpoint {path} {options}"), sentence)
+
+def test_a_given_teacher_needs_no_published_weights(run, monkeypatch):
+    run("--method re")
+    monkeypatch.setattr(data, "fetch_hub", lambda *names: pytest.fail("nothing is to be fetched"))
+    best = only("student-*", run.colours) / "best.pt"
+    options = f"--student vit:8:1:1 --teacher vit_base --teacher-checkpoint {best} --epochs 1"
+    finished(run(f"{options} --image-size 16 --patch-size 4 --init scratch", net_of="none"))
 
 def test_a_teacher_checkpoint_teaches(run):
     run("--epochs 1 --method re")
