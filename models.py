@@ -337,10 +337,11 @@ def parse_preset(name):
     return kind, *map(int, numbers)
 
 
-def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
+def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None, **shape):
     """A Rationalist of the preset's size, from scratch.
 
     method "cls": a predictor alone; else (RE, REKD) a generator and a predictor.
+    rate: of the mask of evaluation, see Rationalist.
     shape: image_size and patch_size for a ViT, vocab_size and max_len for a BERT.
     """
     kind, dim, depth, heads = parse_preset(preset)
@@ -348,7 +349,8 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, **shape):
     size = dict(dim=dim, depth=depth, heads=heads, masking=masking, **shape)
     generator = None if method == "cls" else Generator(network(**size), dropout)
     predictor = Predictor(network(**size), num_classes, dropout)
-    model = Rationalist(generator or SelectAll(predictor.backbone.selectable), predictor)
+    generator = generator or SelectAll(predictor.backbone.selectable)
+    model = Rationalist(generator, predictor, rate)
     # Residual branches begin at 0, so that a token begins as itself. From PyTorch's own
     # initialisation RE often learns to keep all of some images and nothing of the others (the
     # batch's mean rate is met) and stays there.

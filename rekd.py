@@ -174,25 +174,33 @@ class Rationalist(nn.Module):
     Keep a teacher *outside* its student: as a submodule it would be trained with it.
     """
 
-    def __init__(self, generator, predictor):
+    def __init__(self, generator, predictor, rate=None):
         super().__init__()
         self.generator = generator
         self.predictor = predictor
+        self.rate = rate
 
     def selectable(self, x):
         """(B, N) bool, or None where the generator has no `selectable`: every feature is."""
         return self.generator.selectable(x) if hasattr(self.generator, "selectable") else None
 
     def forward(self, x, tau=None, noise=None):
-        """tau given: a sampled mask, for training. tau None: the noise-free one, for evaluation."""
-        logits = self.generator(x)  # (B, N, 2)
-        selectable = self.selectable(x)
-        if tau is None:
-            mask = hard_mask(logits, selectable)
-            log_probs = F.log_softmax(logits, dim=-1)
-        else:
-            mask, log_probs = sample_mask(logits, tau, selectable, noise)
+        """tau given: a sampled mask, for training. tau None: the noise-free one, for evaluation.
+
+        That one has exactly round(rate * n) of an example's n selectable features, at least one,
+        the best by keep - drop: never empty, and the same budget for every model. Without a rate it
+        is `hard_mask`.
+        """
+        logits = self.generator(x)                     # (B, N, 2)
         keep_logits = logits.diff(dim=-1).squeeze(-1)  # (B, N)
+        selectable = self.selectable(x)
+        if tau is not None:
+            mask, log_probs = sample_mask(logits, tau, selectable, noise)
+        else:
+            log_probs = F.log_softmax(logits, dim=-1)
+            mask = hard_mask(logits, selectable)
+            if self.rate is not None:
+                mask = rate_mask(keep_logits, self.rate, selectable)
         return Rationale(mask, log_probs, self.predictor(x, mask), keep_logits)
 
 
@@ -221,7 +229,7 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda
     """REKD: L_REKD. `teacher` is a Rationalist, frozen, in eval mode and no part of `model`.
 
     teacher_reads   the teacher's predictor reads the "student"'s sampled mask (the release), or
-                    the "teacher"'s own noise-free one (the paper's figure)
+                    the "teacher"'s own mask of evaluation (the paper's figure)
     kd_noise        teacher and student draw "shared" Gumbel noise for L_KD_R, the only choice with
                     which two identical networks have a loss of 0; or "independent" (the release)
     known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed

@@ -112,7 +112,7 @@ def autocast(device, precision):
 def evaluate(model, data, split, config):
     """-> dict: accuracy, selection rate and, where the truth is known, agreement with it.
 
-    Noise-free. The model's mode stays as it was.
+    With the mask of evaluation, see Rationalist. The model's mode stays as it was.
     """
     was_training = model.training
     model.eval()
@@ -149,6 +149,7 @@ def train(config, teacher, data):
     torch.manual_seed(config.seed)
     shape = {"preset": config.preset, "method": config.method, "num_classes": len(data.classes),
              "dropout": config.dropout, "masking": config.masking,
+             "rate": None if config.method == "cls" else config.rate,
              **input_shape(config, len(data.input.get("vocabulary", ())))}
     model = models.build(**shape).to(config.device)
     if config.init != "scratch":  # both networks begin with the same weights
@@ -176,8 +177,8 @@ def train(config, teacher, data):
         checkpoint = {"weights": model.state_dict(), "model": shape, "config": recorded(config),
                       "classes": data.classes, "input": data.input, "metric": dev,
                       "epoch": epoch + 1, **origin}
-        if best is None or score(dev, config) >= best:  # a tie goes to the later epoch
-            best = score(dev, config)
+        if dev["accuracy"] >= best:  # a tie goes to the later epoch
+            best = dev["accuracy"]
             save(config.folder / "best.pt", checkpoint)
         write_text(config.folder / "log.jsonl", "".join(json.dumps(x) + "\n" for x in log))
         save(config.folder / "last.pt",
@@ -199,16 +200,6 @@ def input_shape(config, vocab_size):
     return {"vocab_size": vocab_size, "max_len": config.max_length}
 
 
-def score(dev, config):
-    """The checkpoint is the best dev accuracy among the epochs that keep to the rate.
-
-    While there is none, it is the epoch with the closest rate.
-    """
-    if config.method == "cls" or dev["rate_mean"] <= 1.25 * config.rate:
-        return [1, dev["accuracy"]]
-    return [0, -dev["rate_mean"]]
-
-
 def claim(config):
     """The run's folder. A run with other options is never overwritten; one with the same is begun
     anew, unless --resume goes on with it."""
@@ -224,10 +215,10 @@ def claim(config):
 
 
 def resume(config, model, optimizer, teacher, data):
-    """From last.pt, if there is one -> the log's lines so far, the best score."""
+    """From last.pt, if there is one -> the log's lines so far, the best dev accuracy."""
     path = config.folder / "last.pt"
     if not path.exists():
-        return [], None
+        return [], 0.0
     last = read_dict(path, "checkpoint", "remove it to start this run again", config.device)
     check_origin(last, config, teacher, data)
     model.load_state_dict(last["weights"])
@@ -700,7 +691,7 @@ def html_article(example, found):
     for finding in found:
         parts = [] if alone or not finding.selects else stretches(example, finding.mask)
         marked = " &hellip; ".join(f"<mark>{escape(example.shown[start:end])}</mark>"
-                                   for start, end in parts)
+                                   for start, end in parts).replace("<br>", "")
         says = html.escape(f"{finding.name}: {finding.says}")
         kind = "right" if finding.right else "wrong"
         rows.append(f'<p class="{kind}"><b>{says}</b> {marked}</p>')

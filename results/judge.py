@@ -2,9 +2,10 @@
 
     python train.py --judge --checkpoint runs/.../best.pt
 
-Every kind of mask is read by the model's own predictor: what the model selects, a sampled draw, the
-best features by rank, and, of the same size, random features and those of largest gradient x input
-(saliency, the post-hoc explanation that a rationale competes with).
+Every kind of mask is read by the model's own predictor: the best features by rank, which is the
+mask of evaluation; noise-free, keep > drop; a sampled draw; and, of the same size as the first,
+random features and those of largest gradient x input (saliency, the post-hoc explanation that a
+rationale competes with).
 """
 
 import argparse
@@ -33,6 +34,8 @@ def judge(args):
     rate = recipe_of(info["config"], kind)["rate"]  # of a CLS model, which has none
     config = argparse.Namespace(**{"rate": rate, **info["config"]})
     config.rate = args.rate or config.rate
+    if model.rate:
+        model.rate = config.rate
     data = data_of(config, info, args)
     test = evaluate(model, data, data.test, config)
     print(f"{config.dataset}, {config.method.upper()}, {config.preset}: accuracy "
@@ -88,12 +91,13 @@ def masks_of(model, data, split, most, config):
         selectable = model.selectable(x)
         with autocast(x.device, config.precision):
             out = model(x)
-            scores = {"random": torch.rand_like(out.mask),
+            scores = {"random": torch.rand_like(selectable.float()),
                       "saliency": rekd.saliency(model.predictor, x, selectable)}
-            masks = {"selectable": selectable.float(), "noise-free": out.mask}
+            noise_free = (out.keep_logits > 0) & selectable
+            masks = {"selectable": selectable.float(), "noise-free": noise_free.float()}
             if config.method != "cls":  # which has no generator
+                masks["by rank"] = out.mask
                 masks["sampled"] = model(x, tau=config.tau_end).mask
-                scores["by rank"] = out.keep_logits
         for name, score in scores.items():
             masks[name] = rekd.rate_mask(score, config.rate, selectable)
         found.append({name: widen(mask, data) for name, mask in masks.items()})

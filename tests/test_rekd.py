@@ -181,6 +181,16 @@ def test_evaluation_draws_no_noise(batch):
     assert torch.equal(out.mask, (out.keep_logits > 0).float())
     assert not torch.equal(model(x, tau=1.0).mask, model(x, tau=1.0).mask)
 
+def test_a_rate_makes_evaluation_keep_the_best_of_exactly_that_share(batch):
+    model, (x, _) = cnn(), batch
+    model.rate = 0.3
+    out = model(x)
+    assert out.mask.sum(1).tolist() == [5] * 12  # round(.3 * 16)
+    kept, left = (out.keep_logits.masked_fill(out.mask == no, far) for no, far in
+                  ((0, torch.inf), (1, -torch.inf)))
+    assert (kept.amin(1) >= left.amax(1)).all()
+    assert torch.equal(out.logits, model.predictor(x, out.mask))
+
 def kd_alone(student, teacher, batch, **options):
     return rekd_losses(student, teacher, *batch, **{
         **REKD, "tau": 0.1, "alpha": 0.0, "lambda_rationale": 1.0, **options})

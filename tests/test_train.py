@@ -67,14 +67,18 @@ def test_cls_selects_everything(run):
     assert test["rate_mean"] == 1 and test["accuracy"] > 0.8  # colours are easy
     assert not {"rate", "tau_start", "alpha"} & read(folder / "config.json").keys()
 
-@pytest.mark.parametrize("script", [
-    [(0.99, 1.0), (0.80, 0.18), (0.70, 0.15)],   # of those that keep to .15, the most accurate
-    [(0.99, 1.0), (0.80, 0.5), (0.90, 0.7)],     # none does: the closest rate
-    [(0.80, 0.15), (0.80, 0.10), (0.70, 0.15)]])  # a tie: the later
-def test_the_checkpoint_is_the_best_epoch_that_keeps_to_the_rate(run, monkeypatch, script):
-    metrics = iter([*script, (0, 0)])
+def test_an_untrained_model_keeps_exactly_the_rate_and_is_never_empty(run):
+    """keep > drop of such a generator is empty, or everything."""
+    finished(run("--method re --epochs 1 --lr 1e-9 --rate 0.3"))
+    test = read(only("student-*", run.colours) / "result.json")["test"]
+    assert test["rate_mean"] == pytest.approx(round(0.3 * 16) / 16)
+    assert test["rate_std"] == pytest.approx(0, abs=1e-6) and test["rate_empty"] == 0
+
+@pytest.mark.parametrize("script", [[0.7, 0.9, 0.8], [0.8, 0.8, 0.7]])  # a tie: the later
+def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, script):
+    metrics = iter([*script, 0])
     monkeypatch.setattr(train, "evaluate", lambda *args: {
-        **dict(zip(("accuracy", "rate_mean"), next(metrics))), "rate_std": 0.0, "examples": 9})
+        "accuracy": next(metrics), "rate_mean": 0.15, "rate_std": 0.0, "examples": 9})
     finished(run("--method re --rate 0.15"))
     assert read(only("student-*", run.colours) / "best.pt")["epoch"] == 2
 
@@ -369,7 +373,7 @@ def test_judge_compares_with_the_truth_where_it_is_known(run, small, dataset, pr
     rows, test = judged(run, folder / "best.pt"), read(folder / "result.json")["test"]
     assert all(0 <= float(row["iou"]) <= float(row["f1"]) <= 1 for row in rows.values())
     for column, key in (("accuracy", "accuracy"), ("rate", "rate_mean"), ("f1", "f1")):
-        assert float(rows["noise-free"][column]) == pytest.approx(test[key], abs=6e-4)
+        assert float(rows["by rank"][column]) == pytest.approx(test[key], abs=6e-4)
 
 def test_judge_refuses_other_data_than_trained_on(run, folders, tmp_path):
     finished(run("--method re --epochs 1"))
