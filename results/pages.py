@@ -33,7 +33,7 @@ def spread(values, digits):
 def measured(runs, key):
     """What the seeds' runs have under this key, of the line or of its test."""
     values = [{**run, **run["test"]}.get(key) for run in runs.values()]
-    return [value for value in values if value is not None]
+    return [] if None in values else values
 
 
 def table(found, columns):

@@ -21,6 +21,7 @@ ROOT = RESULTS.parent
 RUNS = RESULTS / "runs.jsonl"
 sys.path[:0] = [str(RESULTS), str(ROOT)]
 from pages import INTRODUCTION, TITLES, budget, gap_recovered, measured, section, spread  # noqa
+from train import COMMON, recipe_of  # noqa: E402
 
 GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit_micro", rate=0.1)
 PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15)
@@ -39,22 +40,20 @@ ARMS = {  # name: the options of train.py
     "imdb_2k-published": dict(SMALL, masking="drop", init="data/minilm/model.safetensors"),
 }
 SEEDS = {"glyphs": 6, "phrases": 6, "imdb": 3, "imdb_2k": 1}  # so many, from 2026 on
-EPOCHS = {"glyphs": 4, "phrases": 5}  # of a student, where an arm says nothing
 
 
 # -------------------------------------------------------------------------------------- the lines
 def belongs(config, arm):
-    """Is this the config of one of the arm's students, or of their teacher?"""
-    wanted = {"limit": None, "init": "scratch", "epochs": EPOCHS.get(config["dataset"]),
-              "teacher": None, **ARMS[arm]}
-    wanted["preset"] = wanted.pop("student")
-    if config["role"] == "teacher":
-        wanted["preset"] = wanted["teacher"]
-        del wanted["epochs"]  # a teacher may have more
-    # Options of a rationale, or of a student with a teacher, which other runs do not record.
-    foreign = {"cls": ["rate", "lambda_select", "teacher"], "re": ["teacher"], "rekd": []}
-    return all(config.get(key) == value for key, value in wanted.items()
-               if key not in foreign[config["method"]])
+    """Is this the config of one of the arm's students, or of their teacher? All options count."""
+    options = {"init": "scratch", **ARMS[arm]}
+    kind = "image" if "image_size" in config else "text"
+    wanted = {"limit": None, **COMMON, **recipe_of(options, kind), **options}
+    del wanted["precision"]  # "auto" is recorded as what it was
+    role = config["role"]
+    if role == "teacher":
+        del wanted["epochs"]  # it may have more
+    same = [value == wanted[key] for key, value in config.items() if key in wanted]
+    return config["preset"] == wanted[role] and config.get("limit") == wanted["limit"] and all(same)
 
 
 def read(text, digits):
