@@ -3,6 +3,7 @@
 `found` is the runs of an arm, {"cls": {seed: line}, "re": ..., "rekd": ..., "teacher": ...}, with
 the lines of runs.jsonl.
 """
+import contextlib
 import re
 from statistics import mean, stdev
 from textwrap import fill
@@ -87,13 +88,20 @@ def budget(found):
 
 
 def paragraphs(text, found):
-    """Words with figures: {re_accuracy} is a mean, {re_2028_accuracy} the value of one seed."""
+    """Words with figures: {re_accuracy} is a mean, {re_2028_accuracy} the value of one seed.
+
+    A paragraph whose figures the lines (no longer) have is left out.
+    """
     figures = {}
     for method, runs in found.items():
         for seed, line in runs.items():
             figures |= {f"{method}_{seed}_{key}": value for key, value in line["test"].items()}
-            figures |= {f"{method}_{key}": mean(measured(runs, key)) for key in line["test"]}
-    parts = text.format(**figures).split("\n\n")
+            figures |= {f"{method}_{key}": mean(measured(runs, key)) for key in line["test"]
+                        if measured(runs, key)}
+    parts = []
+    for part in text.split("\n\n"):
+        with contextlib.suppress(KeyError):
+            parts.append(part.format(**figures))
     return [fill(part, 100, break_on_hyphens=False) for part in parts if part]
 
 
