@@ -387,6 +387,8 @@ def count_steps(runs, data):
     for config in reversed(runs):
         config.batch_size = min(config.batch_size, len(data.train))
         config.steps = len(data.train) // config.batch_size  # an incomplete batch is left out
+        # From scratch, a small set is passed more often, up to a hundred times.
+        config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
         config.total_steps = config.epochs * config.steps
         config.steps_after = after
         if not (config.resume and is_finished(config.folder)):
@@ -786,8 +788,9 @@ def grid(mask):
 # What depends on the data, and on whether a model starts from published weights (the paper's
 # recipe) or from scratch. The built-in sets show the paper's effect, so they mask as the paper
 # does. lambda_select weighs a squared *count*: more features want a smaller one.
-COMMON = dict(limit=None, views=1, lr_schedule="decay", precision="auto", alpha=0.5,
-              lambda_rationale=0.5, lambda_prediction=1.0, tau_start=5.0, tau_end=0.1,
+# least_steps: from scratch a small set is passed more often, unless --epochs says how often.
+COMMON = dict(limit=None, views=1, least_steps=0, lr_schedule="decay", precision="auto",
+              alpha=0.5, lambda_rationale=0.5, lambda_prediction=1.0, tau_start=5.0, tau_end=0.1,
               schedule="cosine", teacher_reads="student", kd_noise="shared",
               teacher_checkpoint=None)
 SCRATCH = dict(batch_size=64, lr=1e-3, dropout=0.1)
@@ -810,10 +813,12 @@ RECIPES = {
     "image scratch": dict(
         SCRATCH, student="vit_micro", teacher="vit:96:4:4", image_size=32, patch_size=4, views=4,
         masking="drop", rate=0.15, lambda_select=1e-2, epochs=10, teacher_epochs=10,
+        least_steps=2500,
         weight_decay=1e-3),
     "text scratch": dict(
         SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128,
         masking="drop", rate=0.10, lambda_select=5e-4, epochs=4, teacher_epochs=4,
+        least_steps=1000,
         weight_decay=0.0),
 }
 # The paper's, where a preset has its own and starts from published weights.
@@ -1004,6 +1009,8 @@ def make_config(args, role, method, seed):
         value = getattr(config, key)
         if value != defaults[key]:
             name += f"-{key.replace('_', '')}" + re.sub(r"[^\w.+]+", "_", str(value))[-60:]
+    if args.epochs is not None:
+        config.least_steps = 0
     config.folder = Path(args.out) / args.dataset / name.replace(":", "_")
     if config.precision == "auto":
         config.precision = "bfloat16" if args.device.type == "cuda" else "float32"

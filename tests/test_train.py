@@ -82,6 +82,14 @@ def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, script):
     finished(run("--method re --rate 0.15"))
     assert read(only("student-*", run.colours) / "best.pt")["epoch"] == 2
 
+@pytest.mark.parametrize("options, epochs", [("", 100), ("--epochs 2", 2)])
+def test_from_scratch_a_small_set_is_passed_more_often(run, monkeypatch, options, epochs):
+    seen = []
+    monkeypatch.setattr(train, "train", lambda config, *rest: seen.append(config) or sys.exit(0))
+    options = f"--method re --student vit:8:1:1 --image-size 16 --patch-size 4 {options}"
+    run(options, net_of="none")
+    assert [config.epochs for config in seen] == [epochs]  # 48 images are one step
+
 def test_bfloat16_computes_less_exactly(run):
     losses = []
     for precision in ("float32", "bfloat16"):
