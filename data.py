@@ -439,7 +439,8 @@ def read_text(path):
         raise UserError(f"{path} is empty: give it a text, or remove it")
     if "\0" in text:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is no text in UTF-8: give it a text, or remove it")
-    return text, "\ufffd" in text
+    # A file may hold the replacement sign itself.
+    return text, text.count("\ufffd") > raw.count("\ufffd".encode())
 
 
 @dataclass
@@ -523,8 +524,10 @@ def cached(folder, paths, what, read):
     with contextlib.suppress(Exception):  # none yet, a torn one, or one of other files
         return torch.load(cache, weights_only=True)[key]
     content = read()
-    with contextlib.suppress(UserError):  # a folder that cannot be written to: no cache
+    try:
         write_atomically(cache, lambda file: torch.save({key: content}, file))
+    except UserError as error:
+        print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
     return content
 
 
@@ -545,8 +548,16 @@ def read_images(paths, image_size):
 
 def read_texts(paths):
     """-> the words of each text, separated by spaces."""
-    bar = tqdm(paths, "reading texts", unit="", disable=None)
-    return [" ".join(WordPiece.words(read_text(path)[0])) for path in bar]
+    words = []
+    replaced = []
+    for path in tqdm(paths, "reading texts", unit="", disable=None):
+        text, is_replaced = read_text(path)
+        words.append(" ".join(WordPiece.words(text)))
+        replaced += [path] * is_replaced
+    if replaced:
+        print(f"undecodable bytes in {len(replaced)} files were replaced (the first: "
+              f"{replaced[0]})", file=sys.stderr)
+    return words
 
 
 def write_atomically(path, write):

@@ -461,3 +461,11 @@ def test_without_network_one_sentence_says_what_to_put_where(hub, monkeypatch):
     hub.cache.mkdir(parents=True, exist_ok=True)
     (hub.cache / NAMES[1]).write_bytes(b"by hand")
     assert fetch_hub("org/name", *NAMES).read_bytes() == b"by hand"
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(monkeypatch, tmp_path, capsys):
+    def full(path, write):
+        raise UserError(f"cannot write {path}: No space left on device")
+    monkeypatch.setattr(data, "write_atomically", full)
+    assert data.cached(tmp_path, [], "images", lambda: "content") == "content"
+    assert "not kept for the next start" in capsys.readouterr().err

@@ -123,9 +123,13 @@ def test_a_vocabulary_file_is_used(tmp_path):
     assert {5, 6, 7} <= set(dataset.test.x.unique().tolist())
 
 
-def test_undecodable_bytes_are_replaced(tmp_path):
+def test_undecodable_bytes_are_replaced_with_one_warning(tmp_path, capsys):
     (tmp_path / "x.txt").write_bytes(b"caf\xe9 good \xff\xfe film")
-    assert data.read_text(tmp_path / "x.txt")[0] == "caf\ufffd good \ufffd\ufffd film"
+    (tmp_path / "y.txt").write_text("the sign itself: \ufffd", "utf-8")
+    assert data.read_text(tmp_path / "x.txt") == ("caf\ufffd good \ufffd\ufffd film", True)
+    assert not data.read_text(tmp_path / "y.txt")[1]
+    data.read_texts([tmp_path / "x.txt", tmp_path / "y.txt", tmp_path / "x.txt"])
+    assert "undecodable bytes in 2 files" in capsys.readouterr().err
 
 
 NO_TEXT = {
