@@ -67,16 +67,31 @@ def masked_attention(q, k, v, mask=None):
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
 
-def pack(mask, *tensors):
-    """The selected features of each example, in order: tensors (B or 1, N, ...) -> (B, L, ...).
+def pack(mask, content, length, *tensors):
+    """Leave out features that are hidden: tensors (B or 1, N, ...) -> mask (B, L), (B, L, ...).
 
-    L is the most that one example selects; unselected features fill up the others. Shapes depend
-    on L, so the host waits for the device here: packing is for evaluation.
+    length True, for evaluation: L is the most that one example selects, so the host waits for the
+    device here. A number, for training: the selected features and, where the mask needs a gradient,
+    a random part of the others, which stay hidden. Their gradients are scaled up by (others / others
+    taken), so that the expected gradient is that of all. What does not fit is not selected.
+    content (B, N) bool: what may be taken.
     """
-    keep = (mask > 0).int()
-    longest = int(keep.sum(1).max())
-    kept = keep.argsort(dim=1, descending=True, stable=True)[:, :longest]     # (B, L)
-    return [x[torch.arange(len(x), device=x.device).unsqueeze(1), kept] for x in tensors]
+    selected = mask.detach() > 0
+    score = 2.0 * selected + content                          # (B, N)
+    if length is True:
+        length = int(selected.sum(1).max())
+        kept = score.argsort(dim=1, descending=True, stable=True)[:, :length]  # (B, L), in order
+    else:
+        kept = (score + torch.rand_like(score)).topk(length).indices          # (B, L)
+    mask = mask.gather(1, kept)
+    if mask.requires_grad:
+        others = content & ~selected
+        taken = others.gather(1, kept)
+        scale = others.sum(1, keepdim=True) / taken.sum(1, keepdim=True).clamp(min=1)
+        scale = torch.where(taken, scale, 1.0)
+        mask = mask.detach() + scale * (mask - mask.detach())
+    rows = torch.arange(len(mask), device=mask.device).unsqueeze(1)
+    return [mask, *(x[rows if len(x) > 1 else 0, kept] for x in tensors)]
 
 
 EPS = 1e-12  # of every layer norm, in the published ViT and BERT alike
@@ -170,7 +185,8 @@ class ViT(nn.Module):
 
         if mask is not None and self.masking == "drop":
             if packed:
-                x, positions, mask = pack(mask, x, positions, mask)  # N is L from here on
+                mask, x, positions = pack(  # N is L from here on
+                    mask, self.selectable(pixels), packed, x, positions)
             visible = F.pad(mask, (1, 0), value=1)        # (B, 1 + N), [CLS] is visible
             visible = visible[:, None, None, :]           # (B, 1, 1, 1 + N)
         x = self.patch_embedding(x)                       # (B, N, dim)
@@ -221,9 +237,14 @@ class BERT(nn.Module):
         visible = tokens != 0                                         # (B, T)
 
         if mask is not None and self.masking == "drop":
-            visible = show_cls(mask * self.selectable(tokens))        # (B, T)
-            if packed:
-                tokens, places, visible = pack(visible, tokens, places, visible)  # T is L now
+            content = self.selectable(tokens)
+            visible = show_cls(mask * content)                        # (B, T)
+            if packed:  # T is 1 + L from here on
+                cls = tokens[:, :1]
+                visible, tokens, places = pack(mask * content, content, packed, tokens, places)
+                visible = F.pad(visible, (1, 0), value=1)
+                tokens = torch.cat([cls, tokens], 1)
+                places = F.pad(places, (1, 0))
         x = self.words(tokens)                                        # (B, T, dim)
         if mask is not None and self.masking == "zero":
             x = x * show_cls(mask).unsqueeze(-1).to(x.dtype)          # R = M * X, but [CLS] stays
@@ -267,8 +288,8 @@ class Generator(nn.Module):
 class Predictor(nn.Module):
     """x, mask (B, N) or None for the whole input -> (B, num_classes) logits, read at [CLS].
 
-    packed: run the selected features alone, which takes `drop` and a mask that needs no gradient.
-    None: in eval mode, where it can be done.
+    packed, with `drop`: compute the selected features alone (True: for a mask without gradient), or
+    so many features (a number: for training, see `pack`). None: True in eval mode, where it can be.
     """
 
     def __init__(self, backbone, num_classes, dropout=0.1):
@@ -279,15 +300,16 @@ class Predictor(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.dim, num_classes))
 
     def forward(self, x, mask=None, packed=None):
+        drop = self.backbone.masking == "drop" and mask is not None
         gradient = mask is not None and mask.requires_grad and torch.is_grad_enabled()
-        possible = self.backbone.masking == "drop" and not gradient
-        require(possible or not packed, "packed=True needs a backbone with masking='drop' and a "
-                                        "mask without gradient: leave packed out")
+        require(packed is not True or (drop and not gradient),
+                "packed=True needs a backbone with masking='drop' and a mask without gradient: "
+                "leave packed out")
         if packed is None:
-            packed = possible and not self.training
+            packed = not gradient and not self.training
         # Of the last block, what comes after keys and values is computed for [CLS] alone: by FLOP,
         # a fifth less with 4 blocks, a sixteenth with 12.
-        hidden = self.backbone(x, mask, packed, rows=1)  # (B, 1, dim)
+        hidden = self.backbone(x, mask, drop and packed, rows=1)  # (B, 1, dim)
         return self.head(hidden[:, 0])
 
 

@@ -76,6 +76,33 @@ def sample_mask(logits, tau, selectable=None, noise=None):
     return content(hard + (soft - soft.detach()), selectable), log_probs
 
 
+def at_rate(logits, rate, selectable=None, noise_scale=1.0):
+    """Shift each example's logits so that its sampled mask keeps round about `rate` of it.
+
+    logits (B, N, 2) -> (B, N, 2): (0, Z_l + b), Z = keep - drop, b of each example such that the
+    expected count is exact, sum_l P(M_l = 1) = rate * n, n selectable features. With noise of that
+    scale, P(M_l = 1) = sigmoid((Z_l + b) / noise_scale).
+
+    So the rate is right from the first step on, with any N and no weight to tune. What would raise
+    all features of an example alike has no gradient; one feature can only rise for others.
+    """
+    keep = logits.diff(dim=-1).squeeze(-1).float() / noise_scale     # (B, N)
+    content = torch.ones_like(keep) if selectable is None else selectable.to(keep.dtype)
+    wanted = rate * content.sum(1, keepdim=True)                     # (B, 1)
+    with torch.no_grad():  # bisection: the count grows with b
+        low = -keep.amax(1, keepdim=True) - 20                       # (B, 1), too few are kept
+        high = -keep.amin(1, keepdim=True) + 20                      # (B, 1), too many
+        for _ in range(25):
+            b = (low + high) / 2
+            few = (content * (keep + b).sigmoid()).sum(1, keepdim=True) < wanted
+            low, high = torch.where(few, b, low), torch.where(few, high, b)
+    # A step of Newton's method changes b hardly, and gives it its derivatives with respect to Z.
+    p = content * (keep + b).sigmoid()
+    slope = (p * (1 - p)).sum(1, keepdim=True).detach()
+    b = b - (p.sum(1, keepdim=True) - wanted) / slope.clamp(min=1e-3)
+    return F.pad(noise_scale * (keep + b).unsqueeze(-1), (1, 0))
+
+
 def hard_mask(logits, selectable=None):
     """The noise-free mask: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop."""
     return content(logits[..., 1] > logits[..., 0], selectable).float()  # a tie is dropped
@@ -100,6 +127,17 @@ def rate_mask(scores, rate, selectable=None):
     features = torch.ones_like(scores) if selectable is None else selectable
     count = (rate * features.sum(1, keepdim=True).double()).round().clamp(min=1)  # (B, 1)
     return top_mask(scores, count, selectable)
+
+
+def annealed_rate(step, total_steps, rate):
+    """The rate at `step`: from 1, down to `rate` over the first half of the steps.
+
+    A predictor that begins with a tenth of the features, drawn at random, learns little, and its
+    generator learns from it. So it first sees everything. The cubic is that of gradual pruning (Zhu
+    and Gupta 2017): fast while much is superfluous, then slower.
+    """
+    rest = max(0.0, 1 - 2 * step / total_steps)
+    return rate + (1 - rate) * rest**3
 
 
 # ---------------------------------------------------------------- 2. losses
@@ -184,24 +222,33 @@ class Rationalist(nn.Module):
         """(B, N) bool, or None where the generator has no `selectable`: every feature is."""
         return self.generator.selectable(x) if hasattr(self.generator, "selectable") else None
 
-    def forward(self, x, tau=None, noise=None):
+    def forward(self, x, tau=None, noise=None, *, rate=None, noise_scale=1.0, packed=None):
         """tau given: a sampled mask, for training. tau None: the noise-free one, for evaluation.
 
-        That one has exactly round(rate * n) of an example's n selectable features, at least one,
-        the best by keep - drop: never empty, and the same budget for every model. Without a rate it
-        is `hard_mask`.
+        That one has exactly round(self.rate * n) of an example's n selectable features, at least
+        one, the best by keep - drop: never empty, and the same budget for every model. Without a
+        rate it is `hard_mask`.
+
+        rate          of the sampled mask, see `at_rate`; None: whatever the generator says
+        noise         (B, N, 2), or None for a fresh draw; it is multiplied by noise_scale
+        packed        handed on to the predictor, where given
         """
         logits = self.generator(x)                     # (B, N, 2)
         keep_logits = logits.diff(dim=-1).squeeze(-1)  # (B, N)
         selectable = self.selectable(x)
         if tau is not None:
-            mask, log_probs = sample_mask(logits, tau, selectable, noise)
+            if rate is not None:
+                logits = at_rate(logits, rate, selectable, noise_scale)
+            if noise is None:
+                noise = gumbel_noise(logits.shape, device=logits.device)
+            mask, log_probs = sample_mask(logits, tau, selectable, noise_scale * noise)
         else:
             log_probs = F.log_softmax(logits, dim=-1)
             mask = hard_mask(logits, selectable)
             if self.rate is not None:
                 mask = rate_mask(keep_logits, self.rate, selectable)
-        return Rationale(mask, log_probs, self.predictor(x, mask), keep_logits)
+        packing = {} if packed is None else {"packed": packed}
+        return Rationale(mask, log_probs, self.predictor(x, mask, **packing), keep_logits)
 
 
 # ---------------------------------------------------------------- 4. one training step
@@ -213,19 +260,26 @@ def cls_losses(model, x, y):
     return {"loss": prediction, "prediction": prediction}
 
 
-def re_losses(model, x, y, *, tau, rate, lambda_select):
-    """RE: L_RE = L_pred + lambda_select * L_select."""
+def re_losses(model, x, y, *, tau, rate, lambda_select=None, noise_scale=1.0, packed=None):
+    """RE: L_RE = L_pred + lambda_select * L_select.
+
+    lambda_select   None: the rate is held by `at_rate`, and L_select has nothing left to do
+    noise_scale     of the Gumbel noise: 1 (the paper), or tau, so that masks grow sure as it falls
+    packed          so many features does the predictor compute, see `pack` in models.py; None: all
+    """
     selectable = model.selectable(x)
-    out = model(x, tau)
+    held = rate if lambda_select is None else None
+    out = model(x, tau, rate=held, noise_scale=noise_scale, packed=packed)
     prediction = F.cross_entropy(out.logits, y)
     selection = selection_loss(out.mask, rate, selectable)
-    return {"loss": prediction + lambda_select * selection,
+    return {"loss": prediction + (lambda_select or 0.0) * selection,
             "prediction": prediction, "selection": selection,
-            "rate_sampled": sampled_rate(out.mask, selectable)}
+            **sampling_stats(out.mask, selectable, packed)}
 
 
-def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda_rationale,
-                lambda_prediction=1.0, teacher_reads="student", kd_noise="shared", known=None):
+def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lambda_select=None,
+                lambda_prediction=1.0, teacher_reads="student", kd_noise="shared", noise_scale=1.0,
+                packed=None, known=None):
     """REKD: L_REKD. `teacher` is a Rationalist, frozen, in eval mode and no part of `model`.
 
     teacher_reads   the teacher's predictor reads the "student"'s sampled mask (the release), or
@@ -234,15 +288,20 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda
                     which two identical networks have a loss of 0; or "independent" (the release)
     known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed
                     before: it is frozen
+    lambda_select, noise_scale, packed: as in `re_losses`, for the teacher too
     """
     teacher_keep, teacher_logits = known or ask(teacher, x, teacher_reads)
     teacher_pair = F.pad(teacher_keep.float().unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
     selectable = model.selectable(x)
+    held = rate if lambda_select is None else None
     noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
 
-    out = model(x, tau, noise)
-    noise = noise if kd_noise == "shared" else None
-    _, teacher_log_probs = sample_mask(teacher_pair, tau, selectable, noise)
+    out = model(x, tau, noise, rate=held, noise_scale=noise_scale, packed=packed)
+    if kd_noise == "independent":
+        noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
+    if held is not None:
+        teacher_pair = at_rate(teacher_pair, rate, selectable, noise_scale)
+    _, teacher_log_probs = sample_mask(teacher_pair, tau, selectable, noise_scale * noise)
 
     prediction = F.cross_entropy(out.logits, y)
     selection = selection_loss(out.mask, rate, selectable)
@@ -250,15 +309,16 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_select, lambda
     prediction_kd = torch.zeros_like(prediction)
     if lambda_prediction > 0:
         if teacher_reads == "student":
+            packing = {} if packed is None else {"packed": packed}
             with torch.no_grad():
-                teacher_logits = teacher.predictor(x, out.mask)  # (B, C)
+                teacher_logits = teacher.predictor(x, out.mask, **packing)  # (B, C)
         prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)
     loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd, tau=tau, alpha=alpha,
-                     lambda_select=lambda_select, lambda_rationale=lambda_rationale,
+                     lambda_select=lambda_select or 0.0, lambda_rationale=lambda_rationale,
                      lambda_prediction=lambda_prediction)
     return {"loss": loss, "prediction": prediction, "selection": selection,
             "rationale_kd": rationale_kd, "prediction_kd": prediction_kd,
-            "rate_sampled": sampled_rate(out.mask, selectable)}
+            **sampling_stats(out.mask, selectable, packed)}
 
 
 @torch.no_grad()
@@ -273,10 +333,17 @@ def ask(teacher, x, teacher_reads="teacher"):
     return out.keep_logits, out.logits
 
 
-def sampled_rate(mask, selectable=None):
-    """The rate of the sampled masks, which is what L_select steers: a scalar without gradient."""
+def sampling_stats(mask, selectable=None, packed=None):
+    """Of the sampled masks -> dict of scalars without gradient.
+
+    rate_sampled: the rate that L_select, or `at_rate`, steers. unpacked: the share of the selected
+    features that `packed` leaves out, where an example selects more than so many.
+    """
+    count = mask.detach().sum(1)                                      # (B,)
     features = mask.numel() if selectable is None else selectable.sum()
-    return mask.detach().sum() / features
+    most = mask.shape[1] if packed is None else packed
+    unpacked = (count - most).clamp(min=0).sum() / count.sum().clamp(min=1)
+    return {"rate_sampled": count.sum() / features, "unpacked": unpacked}
 
 
 # ---------------------------------------------------------------- 5. how good is a rationale?

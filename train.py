@@ -23,6 +23,7 @@ import hashlib
 import html
 import itertools
 import json
+import math
 import platform
 import re
 import shlex
@@ -48,18 +49,36 @@ LARGE = 128  # examples a batch where nothing is learned
 
 
 # ---------------------------------------------------------------- 1. one epoch, and its evaluation
-def step_losses(model, teacher, known, x, y, tau, config):
+def step_losses(model, teacher, known, x, y, step, tau, config):
     """The losses of one step, by the method -> {name: scalar}."""
     if config.method == "cls":
         return rekd.cls_losses(model, x, y)
+    rate = config.rate
+    if config.lambda_select is None:
+        rate = rekd.annealed_rate(step, config.total_steps, rate)
+    features = x.shape[1] if x.ndim == 2 else num_features(config)
+    sampling = {"tau": tau, "rate": rate, "lambda_select": config.lambda_select,
+                "noise_scale": tau if config.noise == "annealed" else 1.0,
+                "packed": packed_length(features, rate, config)}
     if config.method == "re":
-        return rekd.re_losses(model, x, y, tau=tau, rate=config.rate,
-                              lambda_select=config.lambda_select)
+        return rekd.re_losses(model, x, y, **sampling)
     return rekd.rekd_losses(
-        model, teacher.network, x, y, tau=tau, rate=config.rate, alpha=config.alpha,
-        lambda_select=config.lambda_select, lambda_rationale=config.lambda_rationale,
-        lambda_prediction=config.lambda_prediction, teacher_reads=config.teacher_reads,
-        kd_noise=config.kd_noise, known=known)
+        model, teacher.network, x, y, **sampling, alpha=config.alpha,
+        lambda_rationale=config.lambda_rationale, lambda_prediction=config.lambda_prediction,
+        teacher_reads=config.teacher_reads, kd_noise=config.kd_noise, known=known)
+
+
+def packed_length(features, rate, config):
+    """How many features a predictor computes in training, or None for all.
+
+    A sampled mask has rate * N features on average, and three standard deviations more in one of a
+    thousand examples. Known from the schedule alone, so that nothing waits for the device.
+    """
+    if config.masking == "zero" or config.lambda_select is not None:
+        return None
+    mean = rate * features
+    length = math.ceil(mean + 3 * mean**0.5)
+    return length if length < features else None
 
 
 def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
@@ -77,7 +96,7 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
                                end=config.tau_end, shape=config.schedule)
         known = teacher and teacher.said(epoch, rows, x)
         with autocast(x.device, config.precision):
-            losses = step_losses(model, teacher, known, x, y, tau, config)
+            losses = step_losses(model, teacher, known, x, y, step, tau, config)
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
@@ -791,38 +810,32 @@ def grid(mask):
 # least_steps: from scratch a small set is passed more often, unless --epochs says how often.
 COMMON = dict(limit=None, views=1, least_steps=0, lr_schedule="decay", precision="auto",
               alpha=0.5, lambda_rationale=0.5, lambda_prediction=1.0, tau_start=5.0, tau_end=0.1,
-              schedule="cosine", teacher_reads="student", kd_noise="shared",
-              teacher_checkpoint=None)
+              schedule="cosine", noise="constant", lambda_select=None, teacher_reads="student",
+              kd_noise="shared", teacher_checkpoint=None)
 SCRATCH = dict(batch_size=64, lr=1e-3, dropout=0.1)
 PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35, masking="drop")
 RECIPES = {
     "glyphs": dict(
         SCRATCH, student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4,
-        masking="zero", rate=0.10, lambda_select=1e-2, epochs=4, teacher_epochs=8,
-        weight_decay=1e-3),
+        masking="zero", rate=0.10, epochs=4, teacher_epochs=8, weight_decay=1e-3),
     "phrases": dict(
         SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32,
-        masking="zero", rate=0.15, lambda_select=1e-2, epochs=5, teacher_epochs=8,
-        weight_decay=0.0),
+        masking="zero", rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
     "image pretrained": dict(
         PAPER, student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, views=4,
-        rate=0.15, lambda_select=1e-2, weight_decay=1e-3, dropout=0.1),
+        rate=0.15, weight_decay=1e-3, dropout=0.1),
     "text pretrained": dict(
         PAPER, student="bert_mini", teacher="bert_base", max_length=256,
-        rate=0.10, lambda_select=1e-4, weight_decay=0.0, dropout=0.5),
+        rate=0.10, weight_decay=0.0, dropout=0.5),
     "image scratch": dict(
         SCRATCH, student="vit_micro", teacher="vit:96:4:4", image_size=32, patch_size=4, views=4,
-        masking="drop", rate=0.15, lambda_select=1e-2, epochs=10, teacher_epochs=10,
-        least_steps=2500,
-        weight_decay=1e-3),
+        masking="drop", rate=0.15, epochs=10, teacher_epochs=10,
+        least_steps=2500, weight_decay=1e-3),
     "text scratch": dict(
         SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128,
-        masking="drop", rate=0.10, lambda_select=5e-4, epochs=4, teacher_epochs=4,
-        least_steps=1000,
-        weight_decay=0.0),
+        masking="drop", rate=0.10, epochs=4, teacher_epochs=4,
+        least_steps=1000, weight_decay=0.0),
 }
-# The paper's, where a preset has its own and starts from published weights.
-LAMBDA_SELECT = {"vit_base": 5e-3, "bert_base": 5e-5, "bert_tiny": 2e-4}
 SMALL = {"image": "vit_micro", "text": "bert_micro"}
 
 # What a run of each method depends on, beside role, method, preset and seed: what config.json
@@ -830,7 +843,8 @@ SMALL = {"image": "vit_micro", "text": "bert_micro"}
 SHAPE = {"image": ["image_size", "patch_size"], "text": ["max_length"]}
 DEPENDS = {"cls": ["dataset", "data_dir", "limit", "init", "views", "masking", "epochs",
                    "batch_size", "lr", "lr_schedule", "weight_decay", "dropout", "precision"]}
-DEPENDS["re"] = [*DEPENDS["cls"], "rate", "lambda_select", "tau_start", "tau_end", "schedule"]
+DEPENDS["re"] = [*DEPENDS["cls"], "rate", "lambda_select", "tau_start", "tau_end", "schedule",
+                 "noise"]
 DEPENDS["rekd"] = [*DEPENDS["re"], "alpha", "lambda_rationale", "lambda_prediction",
                    "teacher_reads", "kd_noise", "teacher", "teacher_init", "teacher_checkpoint"]
 
@@ -901,14 +915,16 @@ def make_parser():
     add("--rate", number(float, 0, 1, above=True), "share of the features to select; the paper: "
         "0.15 for CIFAR, 0.10 for IMDB")
     add("--alpha", share, "weight of L_RE against L_KD; the paper: 0.5")
-    add("--lambda-select", weight, "weight of L_select, a squared count; the paper: 5e-3 to 5e-2 "
-        "for ViT, 5e-5 to 2e-4 for BERT")
+    add("--lambda-select", weight, "steer the rate by L_select, of this weight, as the paper does: "
+        "5e-3 to 5e-2 for ViT, 5e-5 to 2e-4 for BERT (default: the rate is held without it)")
     add("--lambda-rationale", weight, "weight of L_KD_R in L_KD; the paper: 0.5")
     add("--lambda-prediction", weight, "weight of L_KD_Y in L_KD; the paper: 1")
     add("--tau-start", positive, "temperature at the first step; the paper: 5")
     add("--tau-end", positive, "temperature at the last step; the paper: 0.1")
     add("--schedule", ["cosine", "exponential", "linear", "constant"], "of the temperature; the "
         "paper: exponential")
+    add("--noise", ["annealed", "constant"], "Gumbel noise of masks: constant (the paper), or "
+        "multiplied by the temperature")
     add("--teacher-reads", ["teacher", "student"], "whose rationale the teacher's predictor reads; "
         "the release: student")
     add("--kd-noise", ["shared", "independent"], "Gumbel noise of the teacher in L_KD_R; the "
@@ -996,8 +1012,6 @@ def make_config(args, role, method, seed):
     if role == "teacher":
         preset, init = args.teacher, args.teacher_init
         defaults["epochs"] = recipe["teacher_epochs"]
-    if init != "scratch":
-        defaults["lambda_select"] = LAMBDA_SELECT.get(preset, recipe["lambda_select"])
     defaults["init"] = default_init(args.dataset, preset)
     defaults["teacher_init"] = default_init(args.dataset, args.teacher)
 
