@@ -817,10 +817,10 @@ PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35, masking="drop
 RECIPES = {
     "glyphs": dict(
         SCRATCH, student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4,
-        masking="zero", rate=0.10, epochs=4, teacher_epochs=8, weight_decay=1e-3),
+        masking="drop", rate=0.0625, epochs=4, teacher_epochs=8, weight_decay=1e-3),
     "phrases": dict(
         SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32,
-        masking="zero", rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
+        masking="drop", rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
     "image pretrained": dict(
         PAPER, student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, views=4,
         rate=0.15, weight_decay=1e-3, dropout=0.1),
