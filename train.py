@@ -69,16 +69,15 @@ def step_losses(model, teacher, known, x, y, step, tau, config):
 
 
 def packed_length(features, rate, config):
-    """How many features a predictor computes in training, or None for all.
+    """How many features a predictor computes in training; None where it cannot leave any out.
 
-    A sampled mask has rate * N features on average, and three standard deviations more in one of a
-    thousand examples. Known from the schedule alone, so that nothing waits for the device.
+    A sampled mask has rate * N features on average; three standard deviations more are enough for
+    nearly all examples. The schedule alone tells it, so that nothing waits for the device.
     """
     if config.masking == "zero" or config.lambda_select is not None:
         return None
     mean = rate * features
-    length = math.ceil(mean + 3 * mean**0.5)
-    return length if length < features else None
+    return min(features, math.ceil(mean + 3 * mean**0.5))
 
 
 def train_epoch(model, teacher, data, optimizer, config, epoch, progress):

@@ -271,8 +271,65 @@ def length(predictor, x, mask, **options):
 
 def test_pack_by_hand():
     x, mask = torch.tensor([[10, 11, 12], [20, 21, 22]]), torch.tensor([[0, 1, 1], [0, 0, 1.]])
-    assert pack(mask, x)[0].tolist() == [[11, 12], [22, 20]]  # the 20 fills up; its mask is 0:
-    assert pack(mask, mask)[0].tolist() == [[1, 1], [1, 0]]
+    content = torch.ones(2, 3, dtype=torch.bool)
+    kept, packed = pack(mask, content, True, x)
+    assert packed.tolist() == [[11, 12], [22, 20]]  # the 20 fills up; its mask is 0:
+    assert kept.tolist() == [[1, 1], [1, 0]]
+
+
+def test_packing_for_training_by_hand():
+    """Two features computed: the selected one, and one of the two others in the name of both."""
+    mask = torch.tensor([[0, 1, 0, 0.]]).requires_grad_()
+    content = torch.tensor([[True, True, True, False]])  # the last is padding
+    x = torch.tensor([[10, 11, 12, 13]])
+    for _ in range(20):
+        kept, packed = pack(mask, content, 2, x)
+        assert kept.tolist() == [[1, 0]] and packed[0, 0] == 11 and packed[0, 1] in (10, 12)
+        (gradient,) = torch.autograd.grad(kept.sum(), mask)
+        expected = [2, 1, 0, 0] if packed[0, 1] == 10 else [0, 1, 2, 0]
+        assert gradient.tolist() == [expected]
+    kept, packed = pack(torch.ones(1, 4), content, 2, x)  # two of four do not fit: not selected
+    assert kept.tolist() == [[1, 1]]
+
+
+@KINDS
+def test_packed_training_has_the_same_logits_and_on_average_the_same_gradient(kind):
+    predictor, x, mask = case(kind)
+    mask.requires_grad_()
+    parameters = list(predictor.parameters())
+
+    def step(packed):
+        logits = predictor(x, mask, packed)
+        gradients = torch.autograd.grad(logits[:, 0].sum(), [mask, *parameters])
+        return logits.detach(), gradients[0], gradients[1:]
+    logits, expected, weights = step(packed=False)
+    fit = int(mask.sum(1).max()) + 1
+    assert fit < N[kind] - 3
+    total = torch.zeros_like(expected)
+    for _ in range(600):
+        packed_logits, gradient, packed_weights = step(packed=fit)
+        assert torch.allclose(packed_logits, logits, atol=1e-5)
+        total += gradient
+    selected = mask.detach() > 0
+    assert torch.allclose(gradient[selected], expected[selected], atol=1e-5)
+    assert (total / 600 - expected).norm() < 0.2 * expected[~selected].norm()
+    for ours, theirs in zip(packed_weights, weights):  # of the networks: the same in every draw
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@KINDS
+def test_packed_training_never_leaves_cls_out(kind):
+    predictor, x, mask = case(kind)
+    everything = predictor.backbone.selectable(x).float().requires_grad_()
+    with torch.no_grad():
+        assert length(predictor, x, everything, packed=2) == 3  # [CLS] and two
+        first = predictor.backbone(x, everything, packed=2)[:, 0]
+    predictor.backbone.blocks[0].register_forward_pre_hook(lambda block, arguments: read.append(
+        arguments[0][:, 0]))
+    read = []
+    predictor(x, everything, packed=2)
+    predictor(x, mask, packed=False)
+    assert first.isfinite().all() and torch.allclose(read[0], read[1])  # [CLS] as ever
 
 
 @KINDS

@@ -78,6 +78,58 @@ def test_bfloat16_logits_are_sampled_in_float32():
     mask, log_probs = sample_mask(torch.randn(2, 3, 2).bfloat16(), 0.1)
     assert mask.dtype == log_probs.dtype == torch.float32
 
+# ---------------------------------------------------------------- the rate in training
+
+def keep_probabilities(logits, rate, selectable=None, noise_scale=1.0):
+    shifted = rekd.at_rate(logits, rate, selectable, noise_scale)
+    p = (shifted.diff(dim=-1).squeeze(-1) / noise_scale).sigmoid()
+    return p if selectable is None else p * selectable
+
+def test_at_rate_by_hand():
+    """Equal features share the rate. With Z = (0, ln 4): p = x / (1 + x), 4 x / (1 + 4 x), and
+    p + q = 1 for x = 1/2: 1/3 and 2/3."""
+    assert keep_probabilities(torch.ones(2, 4, 2), 0.25).tolist() == [[pytest.approx(0.25)] * 4] * 2
+    logits = torch.tensor([[[7.0, 7.0], [7.0, 7.0 + math.log(4)]]])
+    assert keep_probabilities(logits, 0.5)[0].tolist() == pytest.approx([1 / 3, 2 / 3])
+
+@pytest.mark.parametrize("spread", [0.1, 3.0, 100.0])
+@pytest.mark.parametrize("rate", [0.01, 0.15, 0.9, 1.0])
+def test_each_example_has_exactly_the_rate_whatever_its_logits(spread, rate):
+    logits = spread * torch.randn(6, 40, 2) + 50 * torch.randn(6, 1, 2)
+    selectable = torch.arange(40) < torch.tensor([[40], [40], [30], [20], [20], [10]])
+    for scale in (1.0, 5.0):
+        count = keep_probabilities(logits, rate, selectable, scale).sum(1)
+        assert count.tolist() == pytest.approx((rate * selectable.sum(1)).tolist(), rel=1e-2)
+
+def test_noise_of_any_scale_keeps_the_rate():
+    for scale in (0.1, 1.0, 5.0):
+        logits = rekd.at_rate(torch.randn(500, 40, 2), 0.15, None, scale)
+        mask, _ = sample_mask(logits, 1.0, noise=scale * rekd.gumbel_noise((500, 40, 2)))
+        assert mask.mean().item() == pytest.approx(0.15, abs=0.01)
+
+def test_the_gradient_through_at_rate_is_that_of_the_shift_too():
+    """The count stays, so it has no gradient; and one feature's rise is the others' fall."""
+    logits = torch.randn(3, 10, 2, requires_grad=True)
+    p = keep_probabilities(logits, 0.3)
+    (gradient,) = torch.autograd.grad(p.sum(), logits, retain_graph=True)
+    assert gradient.abs().max() < 1e-5
+    (gradient,) = torch.autograd.grad(p[0, 0], logits)
+    moved = torch.zeros(3, 10, 2)
+    moved[0, 0, 1] = 1e-2
+    rise = (keep_probabilities(logits + moved, 0.3) - keep_probabilities(logits - moved, 0.3))[0, 0]
+    assert gradient[0, 0, 1].item() == pytest.approx(rise.item() / 2e-2, rel=1e-2)
+    assert gradient[0, 0, 1] > 0 > gradient[0, 1:, 1].max() and (gradient[1:] == 0).all()
+
+def test_annealed_rate_by_hand():
+    rates = [rekd.annealed_rate(step, 100, 0.2) for step in (0, 25, 50, 99)]
+    assert rates == pytest.approx([1.0, 0.2 + 0.8 / 8, 0.2, 0.2])
+
+def test_sampling_stats_by_hand():
+    mask = torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 0]])
+    stats = {key: value.item() for key, value in rekd.sampling_stats(mask, None, packed=2).items()}
+    assert stats == {"rate_sampled": 0.5, "unpacked": 0.25}  # one of four does not fit
+    assert rekd.sampling_stats(mask)["unpacked"] == 0
+
 # ---------------------------------------------------------------- losses
 
 def test_selection_loss_by_hand():
@@ -190,6 +242,16 @@ def test_a_rate_makes_evaluation_keep_the_best_of_exactly_that_share(batch):
                   ((0, torch.inf), (1, -torch.inf)))
     assert (kept.amin(1) >= left.amax(1)).all()
     assert torch.equal(out.logits, model.predictor(x, out.mask))
+
+def test_the_rate_is_held_unless_lambda_select_steers_it(batch):
+    model, common = cnn(), dict(tau=1.0, rate=0.25)
+    with torch.no_grad():
+        model.generator.conv.bias.copy_(torch.tensor([0.0, 9.0]))  # it would keep everything
+    held = [rekd.re_losses(model, *batch, **common)["rate_sampled"] for _ in range(20)]
+    assert sum(held) / 20 == pytest.approx(0.25, abs=0.03)
+    assert rekd.re_losses(model, *batch, **common, lambda_select=0.1)["rate_sampled"] > 0.9
+    losses = rekd_losses(model, TEACHER, *batch, **common, alpha=0.5, lambda_rationale=0.5)
+    assert losses["rate_sampled"] < 0.5
 
 def kd_alone(student, teacher, batch, **options):
     return rekd_losses(student, teacher, *batch, **{
