@@ -70,11 +70,12 @@ def masked_attention(q, k, v, mask=None):
 def pack(mask, content, length, *tensors):
     """Leave out features that are hidden: tensors (B or 1, N, ...) -> mask (B, L), (B, L, ...).
 
-    length True, for evaluation: L is the most that one example selects, so the host waits for the
-    device here. A number, for training: the selected features and, where the mask needs a gradient,
-    a random part of the others, which stay hidden. Their gradients are scaled up by (others / others
-    taken), so that the expected gradient is that of all. What does not fit is not selected.
-    content (B, N) bool: what may be taken.
+    length   True, for evaluation: L is the most that one example selects, which the host waits for.
+             A number, for training: L is that. Beside the selected features it holds a random part
+             of the others, which stay hidden: a mask's gradient reaches them, too, and theirs is
+             scaled up by (others / others taken), so that the expected gradient is that of all.
+             Selected features that do not fit count as not selected.
+    content  (B, N) bool: what may be selected
     """
     selected = mask.detach() > 0
     score = 2.0 * selected + content                          # (B, N)

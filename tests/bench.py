@@ -40,10 +40,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import Dataset, Split
 from models import build, load_pretrained, parse_preset
 from rekd import Rationalist, ask, re_losses, rekd_losses
-from train import autocast, hardware
+from train import autocast, hardware, packed_length
 
-# The weights of the losses. Which they are changes no time, but all variants have the same.
-WEIGHTS = {"alpha": 0.5, "lambda_select": 0.01, "lambda_rationale": 0.5}
+# The weights of the losses; which they are changes no time. Plain steers its rate by L_select.
+WEIGHTS = {"alpha": 0.5, "lambda_rationale": 0.5}
+LAMBDA_SELECT = 0.01
 TAU = 1.0
 CLASSES = 10
 
@@ -169,7 +170,7 @@ class Plain(nn.Module):
         rationale_kd = kl.sum(1).mean()
         prediction_kd = F.kl_div((logits / TAU).log_softmax(-1), (teacher_logits / TAU).softmax(-1),
                                  reduction="batchmean")
-        extraction = prediction + WEIGHTS["lambda_select"] * selection
+        extraction = prediction + LAMBDA_SELECT * selection
         distillation = WEIGHTS["lambda_rationale"] * rationale_kd + TAU**2 * prediction_kd
         return WEIGHTS["alpha"] * extraction + (1 - WEIGHTS["alpha"]) * distillation
 
@@ -368,10 +369,16 @@ def train_step(model, loss, precision):
     return step
 
 
+def sampling(kind, model, x):
+    """The options of a step's masks, as train.py has them once the rate is at its target."""
+    config = argparse.Namespace(masking=model.predictor.backbone.masking, lambda_select=None)
+    features = model.selectable(x).shape[1]
+    return {"tau": TAU, "rate": RATE[kind],
+            "packed": packed_length(features, RATE[kind], config)}
+
+
 def re_loss(model, kind, x, y):
-    losses = re_losses(model, x, y, tau=TAU, rate=RATE[kind],
-                       lambda_select=WEIGHTS["lambda_select"])
-    return losses["loss"]
+    return re_losses(model, x, y, **sampling(kind, model, x))["loss"]
 
 
 class Variant(NamedTuple):
@@ -404,7 +411,7 @@ def rekd_step(kind, name, precision):
         known = [answer.half() for answer in ask(teacher, x)]  # what train.py keeps of them
 
     def loss():
-        losses = rekd_losses(student, teacher, x, y, tau=TAU, rate=RATE[kind], **WEIGHTS,
+        losses = rekd_losses(student, teacher, x, y, **sampling(kind, student, x), **WEIGHTS,
                              teacher_reads=variant.teacher_reads, known=known)
         return losses["loss"]
     return train_step(student, loss, precision)
