@@ -1069,25 +1069,29 @@ def weights_file(init, preset):
     return datasets.fetch_hub(models.HUB[preset], "model.safetensors", "pytorch_model.bin")
 
 
-def vocabulary_of(init):
-    """The vocab.txt that weights were made with; of a start from scratch, None."""
-    if init == "scratch":
+def vocabulary_of(config):
+    """What a model's tokens are: of a finished teacher its own, of weights the vocab.txt that they
+    were made with; of a start from scratch, None."""
+    if config.role == "teacher" and config.teacher_checkpoint:
+        return load(config.teacher_checkpoint)[1]["input"].get("vocabulary")
+    if config.init == "scratch":
         return None
-    if init == "pretrained":  # all published BERTs here share one
+    if config.init == "pretrained":  # all published BERTs here share one
         return datasets.fetch_hub(models.HUB["bert_base"], "vocab.txt")
-    vocab = Path(init).with_name("vocab.txt")
+    vocab = Path(config.init).with_name("vocab.txt")
     if not vocab.exists():
-        raise UserError(f"no {vocab}: the words of the weights in {init} must lie beside them, "
-                        f"one a line")
+        raise UserError(f"no {vocab}: the words of the weights in {config.init} must lie beside "
+                        f"them, one a line")
     return vocab
 
 
 def load_data(configs):
-    """The data of the command, said in one line. Its texts are cut as the first weights ask for."""
+    """The data of the command, said in one line. Texts are cut as the student's weights ask for, or
+    else, from scratch, as its teacher's do."""
     config = configs[0]
     vocabulary = None
     if config.kind == "text":
-        vocabulary = next(filter(None, (vocabulary_of(config.init) for config in configs)), None)
+        vocabulary = next(filter(None, map(vocabulary_of, configs)), None)
     shape = {key: getattr(config, key) for key in SHAPE[config.kind]}
     data = datasets.load_dataset(config.dataset, config.data_dir, limit=config.limit,
                                  views=config.views, vocab=vocabulary, device=config.device,

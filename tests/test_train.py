@@ -245,6 +245,17 @@ def test_a_teacher_of_anything_else_is_not_reused(run, tmp_path):
         assert "reusing" in finished(run(f"{option} --epochs 1 --seed 3")), option
     assert "reusing" in finished(run("--epochs 2 --tau-start 4"))
 
+def test_a_student_from_scratch_takes_the_vocabulary_of_a_finished_teacher(run, tmp_path):
+    finished(run("--teacher bert:16:1:2", "words"))
+    best = only("teacher-*", run.words) / "best.pt"
+    checkpoint = read(best)
+    words = checkpoint["input"]["vocabulary"]
+    words[1:] = words[:0:-1]  # [PAD] stays the first
+    torch.save(checkpoint, tmp_path / "other.pt")
+    finished(run(f"--teacher-checkpoint {tmp_path / 'other.pt'}", "words"))
+    student = read(only("student-*", run.words) / "best.pt")
+    assert student["input"]["vocabulary"] == words
+
 def test_an_interrupted_teacher_does_not_teach(run, monkeypatch):
     stop_after(4, monkeypatch)
     assert run("").code == 130
