@@ -253,7 +253,7 @@ def test_a_student_from_scratch_takes_the_vocabulary_of_a_finished_teacher(run, 
     words[1:] = words[:0:-1]  # [PAD] stays the first
     torch.save(checkpoint, tmp_path / "other.pt")
     finished(run(f"--teacher-checkpoint {tmp_path / 'other.pt'}", "words"))
-    student = read(only("student-*", run.words) / "best.pt")
+    student = read(only("student-*-teachercheckpoint*", run.words) / "best.pt")
     assert student["input"]["vocabulary"] == words
 
 def test_an_interrupted_teacher_does_not_teach(run, monkeypatch):
