@@ -3,14 +3,15 @@
     python train.py --judge --checkpoint runs/.../best.pt
 
 Every kind of mask is read by the model's own predictor: the best features by rank, which is the
-mask of evaluation; noise-free, keep > drop; a sampled draw; and, of the same size as the first,
-random features and those of largest gradient x input (saliency, the post-hoc explanation that a
-rationale competes with).
+mask of evaluation; noise-free, what is kept more often than not; a sampled draw; and, of the same
+size as the first, random features and those of largest gradient x input (saliency, the post-hoc
+explanation that a rationale competes with).
 """
 
 import argparse
 
 import torch
+import torch.nn.functional as F
 
 import data as datasets
 import rekd
@@ -93,15 +94,27 @@ def masks_of(model, data, split, most, config):
             out = model(x)
             scores = {"random": torch.rand_like(selectable.float()),
                       "saliency": rekd.saliency(model.predictor, x, selectable)}
-            noise_free = (out.keep_logits > 0) & selectable
-            masks = {"selectable": selectable.float(), "noise-free": noise_free.float()}
-            if config.method != "cls":  # which has no generator
-                masks["by rank"] = out.mask
-                masks["sampled"] = model(x, tau=config.tau_end).mask
+            masks = {"selectable": selectable.float()}
+            if config.method == "cls":  # which has no generator
+                masks["noise-free"] = out.mask
+            else:
+                masks.update(masks_of_generator(model, x, out, selectable, config))
         for name, score in scores.items():
             masks[name] = rekd.rate_mask(score, config.rate, selectable)
         found.append({name: widen(mask, data) for name, mask in masks.items()})
     return rows, {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
+def masks_of_generator(model, x, out, selectable, config):
+    """The mask of evaluation, and two that are made as in the last steps of training."""
+    held = config.rate if config.lambda_select is None else None
+    scale = config.tau_end if config.noise == "annealed" else 1.0
+    logits = F.pad(out.keep_logits.unsqueeze(-1), (1, 0))  # (B, N, 2)
+    if held is not None:
+        logits = rekd.at_rate(logits, held, selectable, scale)
+    sampled = model(x, config.tau_end, rate=held, noise_scale=scale).mask
+    return {"noise-free": rekd.hard_mask(logits, selectable), "by rank": out.mask,
+            "sampled": sampled}
 
 
 @torch.no_grad()
