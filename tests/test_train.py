@@ -196,6 +196,25 @@ def test_ctrl_c_or_kill_in_a_real_process(run, tmp_path):
     first, second = (only("student-*", tmp_path / out / "colours") for out in ("whole", "cut"))
     assert state(first) == state(second)
 
+def test_how_a_step_samples(run, monkeypatch):
+    """16 patches, 3 epochs of 3 steps: the rate falls to 0.25 over the first half."""
+    steps, original = [], rekd.re_losses
+    monkeypatch.setattr(rekd, "re_losses", lambda *args, **options: (
+        steps.append(options) or original(*args, **options)))
+    finished(run("--method re --rate 0.25"))
+    assert [step["rate"] for step in steps] == [rekd.annealed_rate(k, 9, 0.25) for k in range(9)]
+    assert steps[0]["packed"] == 16 and steps[-1]["packed"] == 10  # 4 + 3 * sqrt(4)
+    assert steps[-1]["lambda_select"] is None and {step["noise_scale"] for step in steps} == {1.0}
+    last = log(only("student-*", run.colours))[-1]
+    assert last["rate_sampled"] == pytest.approx(0.25, abs=0.04) and last["unpacked"] < 0.05
+
+    steps.clear()
+    finished(run("--method re --rate 0.25 --lambda-select 0.01 --noise annealed"))
+    assert {step["rate"] for step in steps} == {0.25}
+    assert {step["packed"] for step in steps} == {None}  # L_select holds no example's count
+    assert {step["lambda_select"] for step in steps} == {0.01}
+    assert all(step["noise_scale"] == step["tau"] for step in steps)
+
 # ---------------------------------------------------------------- the teacher
 
 def test_the_teacher_is_frozen_outside_the_student(run, spy):
