@@ -34,6 +34,8 @@ ARMS = {  # name: the options of train.py
     "glyphs-zero": dict(GLYPHS, masking="zero"),
     "phrases-drop": dict(PHRASES, masking="drop"),
     "phrases-zero": dict(PHRASES, masking="zero"),
+    "glyphs-zero-lambda": dict(GLYPHS, masking="zero", method="re", lambda_select=1e-2),
+    "phrases-zero-lambda": dict(PHRASES, masking="zero", method="re", lambda_select=1e-2),
     "imdb-2000": dict(IMDB, limit=2000, epochs=32),
     "cifar10-2000": dict(CIFAR, limit=2000, epochs=80),
 }
@@ -92,10 +94,12 @@ def collect(folder, arm=None):
 def run(arm):
     """Make the arm's missing runs, one at a time; train.py makes their teacher."""
     found, methods = students(read_lines(), arm), ["cls", "re", "rekd"]
-    options = [text for key, value in ARMS[arm].items()
+    if "method" in ARMS[arm]:
+        methods = [ARMS[arm]["method"]]
+    options = [text for key, value in ARMS[arm].items() if key != "method"
                for text in ("--" + key.replace("_", "-"), str(value))]
     for seed in range(2026, 2026 + SEEDS[ARMS[arm]["dataset"]]):
-        for method in methods if "teacher" in ARMS[arm] else methods[:2]:
+        for method in methods:
             if seed not in found[method]:
                 command = [sys.executable, "train.py", *options, "--seed", str(seed), "--method",
                            method, "--out", "runs"]
