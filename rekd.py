@@ -393,39 +393,6 @@ def faithfulness(predictor, x, mask, selectable=None):
     return p_full - p(full * mask), p_full - p(full * (1 - mask))
 
 
-def saliency(predictor, x, selectable):
-    """Gradient x input of the predicted class, a post-hoc explanation to compare with: (B, N).
-
-    Where the mask multiplies the content, the logit's dQ / dM_l is dQ / dR_l . X_l, taken at the
-    full mask. (With `drop` it is that of attending to l.) Activations are kept for the gradient, as
-    in training: give x in small batches.
-    """
-    with torch.enable_grad():
-        full = selectable.float().requires_grad_()
-        top = predictor(x, full).max(1).values.sum()
-        return torch.autograd.grad(top, full)[0]
-
-
-def probe(masks, y, test_masks, test_y, epochs=20):
-    """The covert channel: how well do masks *alone*, without content, tell the class?
-
-    masks (n, N), y (n,) -> accuracy on the test masks, a float. A small network learns it from the
-    training masks, made in the same way as the test's. Near chance (the largest class's share), the
-    answer is in what was selected; far above, it is also written into where and how much.
-    """
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(masks.shape[1], 64), nn.ReLU(),
-                                nn.Linear(64, int(y.max()) + 1)).to(masks.device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-        for _ in range(epochs):
-            for batch in torch.randperm(len(y)).to(y.device).split(128):
-                optimizer.zero_grad()
-                F.cross_entropy(network(masks[batch]), y[batch]).backward()
-                optimizer.step()
-    return (network(test_masks).argmax(1) == test_y).float().mean().item()
-
-
 def sign_flip_test(differences):
     """Exact two-sided sign-flip permutation test of differences paired by seed -> p.
 

@@ -123,9 +123,8 @@ def students(lines, arm):
 def page(lines):
     """results/README.md, from the lines of runs.jsonl."""
     found = {arm: students(lines, arm) for arm in ARMS}
-    old = sum("--out results" in line["command"] for line in lines)
     parts = [section(arm, found[arm]) for arm in ARMS if found[arm]["re"]]
-    return "\n\n".join([INTRODUCTION.format(old=old).strip(), *parts]) + "\n"
+    return "\n\n".join([INTRODUCTION.strip(), *parts]) + "\n"
 
 
 def small_table(lines):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import rekd
 from rekd import Rationalist, hard_mask, rekd_losses, sample_mask, selection_loss, temperature
+from results import judge
 
 # ---------------------------------------------------------------- temperature
 
@@ -346,7 +347,7 @@ def test_rate_mask_keeps_exactly_the_rate_of_the_selectable():
 def test_saliency_of_a_linear_predictor_is_each_features_share():
     weight, x = torch.tensor([[1.0, -2, 3], [0, 0, 0]]), torch.tensor([[1.0, 1, 2]])
     linear = lambda x, mask: (x * mask) @ weight.T  # class 0: 1 - 2 + 6
-    assert rekd.saliency(linear, x, torch.ones(1, 3).bool()).tolist() == [[1, -2, 6]]
+    assert judge.saliency(linear, x, torch.ones(1, 3).bool()).tolist() == [[1, -2, 6]]
 
 Y = torch.arange(600) % 3
 
@@ -355,7 +356,7 @@ Y = torch.arange(600) % 3
     ((torch.arange(4800).view(600, 8) % 7 < 2).float(), 0.2, 0.45)])  # nothing
 def test_the_probe_finds_a_covert_channel_where_there_is_one(masks, least, most):
     before = torch.random.get_rng_state()
-    assert least <= rekd.probe(masks[:400], Y[:400], masks[400:], Y[400:]) <= most
+    assert least <= judge.probe(masks[:400], Y[:400], masks[400:], Y[400:]) <= most
     assert torch.equal(before, torch.random.get_rng_state())  # disturbs no other draw
 
 @pytest.mark.parametrize("differences, p", [

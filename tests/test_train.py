@@ -22,6 +22,7 @@ import data
 import models
 import rekd
 import train
+from results import judge
 
 # ---------------------------------------------------------------- runs and what they leave
 
@@ -380,8 +381,8 @@ def test_six_seeds_have_a_p_value():
 def test_judge_compares_masks_of_exactly_the_rate(run, spy, dataset, method, more):
     finished(run(f"--method {method}", dataset))
     best = only("student-*", run.runs / dataset) / "best.pt"
-    saliency, calls = rekd.saliency, spy(rekd, "probe")
-    sizes = spy(rekd, "saliency")
+    saliency, calls = judge.saliency, spy(judge, "probe")
+    sizes = spy(judge, "saliency")
     rows = judged(run, best, "--rate 0.3" if method == "cls" else "")
     assert rows.keys() == {"noise-free", "random", "saliency"} | more
     assert max(len(x) for _, x, _ in sizes) <= 32  # a gradient keeps activations
