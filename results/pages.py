@@ -141,6 +141,9 @@ TITLES = {
     "phrases-zero": "Phrases, masking zero",
     "glyphs-zero-lambda": "Glyphs, masking zero, the rate steered by L_select as in the paper",
     "phrases-zero-lambda": "Phrases, masking zero, the rate steered by L_select as in the paper",
+    "glyphs-zero-cold": "Glyphs, masking zero, at the target rate from the first step",
+    "glyphs-drop-unpacked": "Glyphs, masking drop, all features computed in training",
+    "phrases-drop-unpacked": "Phrases, masking drop, all features computed in training",
     "imdb-2000": "IMDB from scratch, 2,000 training reviews, masking drop",
     "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, masking drop",
 }
@@ -151,4 +154,9 @@ The same students as in the arm above, but without `at_rate` and without the rat
 `--lambda-select 1e-2`.""",
     "phrases-zero-lambda": """\
 As for glyphs: `--lambda-select 1e-2` instead of `at_rate` and the rate's curriculum.""",
+    "glyphs-zero-cold": """\
+With `at_rate`, but without the rate's curriculum.""",
+    "glyphs-drop-unpacked": """\
+What packing costs in accuracy: compare with the arm that computes the selected patches and a random
+part of the others.""",
 }

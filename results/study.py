@@ -36,6 +36,9 @@ ARMS = {  # name: the options of train.py
     "phrases-zero": dict(PHRASES, masking="zero"),
     "glyphs-zero-lambda": dict(GLYPHS, masking="zero", method="re", lambda_select=1e-2),
     "phrases-zero-lambda": dict(PHRASES, masking="zero", method="re", lambda_select=1e-2),
+    "glyphs-zero-cold": dict(GLYPHS, masking="zero", method="re", without="curriculum"),
+    "glyphs-drop-unpacked": dict(GLYPHS, masking="drop", method="re", without="packing"),
+    "phrases-drop-unpacked": dict(PHRASES, masking="drop", method="re", without="packing"),
     "imdb-2000": dict(IMDB, limit=2000, epochs=32),
     "cifar10-2000": dict(CIFAR, limit=2000, epochs=80),
 }
@@ -53,6 +56,7 @@ def belongs(config, arm):
     if role == "teacher":
         del wanted["epochs"]  # it may have more
     same = [value == wanted[key] for key, value in config.items() if key in wanted]
+    same.append(config.get("without") == options.get("without"))
     return config["preset"] == wanted[role] and config.get("limit") == wanted["limit"] and all(same)
 
 
@@ -84,6 +88,8 @@ def collect(folder, arm=None):
     known = [line["config"] for line in read_lines()]
     for result in sorted(Path(folder).rglob("result.json")):  # written last: the run is finished
         line = line_of(result.parent, commit)
+        if arm and "without" in ARMS[arm]:
+            line["config"]["without"] = ARMS[arm]["without"]
         if line["config"] in known or (arm and not belongs(line["config"], arm)):
             continue
         known.append(line["config"])
@@ -96,16 +102,20 @@ def run(arm):
     found, methods = students(read_lines(), arm), ["cls", "re", "rekd"]
     if "method" in ARMS[arm]:
         methods = [ARMS[arm]["method"]]
-    options = [text for key, value in ARMS[arm].items() if key != "method"
+    options = [text for key, value in ARMS[arm].items() if key not in ("method", "without")
                for text in ("--" + key.replace("_", "-"), str(value))]
+    program, out = ["train.py"], "runs"
+    if "without" in ARMS[arm]:
+        program = ["results/without.py", ARMS[arm]["without"]]
+        out = "runs-without-" + ARMS[arm]["without"]
     for seed in range(2026, 2026 + SEEDS[ARMS[arm]["dataset"]]):
         for method in methods:
             if seed not in found[method]:
-                command = [sys.executable, "train.py", *options, "--seed", str(seed), "--method",
-                           method, "--out", "runs"]
+                command = [sys.executable, *program, *options, "--seed", str(seed), "--method",
+                           method, "--out", out]
                 if subprocess.call(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}):
                     sys.exit(1)  # train.py has said why
-                collect(ROOT / "runs", arm)
+                collect(ROOT / out, arm)
 
 
 # ------------------------------------------------------------------------------------- the tables
