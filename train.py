@@ -104,9 +104,12 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
         progress.step()
     history = torch.stack(history)  # (steps, losses)
     means = dict(zip(losses, history.mean(0).tolist(), strict=True))
-    if not np.isfinite(means["loss"]):
-        step = epoch * config.steps + history[:, 0].isfinite().tolist().index(False)
-        raise UserError(f"the loss is not finite at step {step} (epoch {epoch + 1}): lower --lr; "
+    finite = history[:, 0].isfinite().tolist()
+    finite.append(all(p.isfinite().all() for p in model.parameters()))  # after the last step
+    if not all(finite):
+        step = epoch * config.steps + finite.index(False)
+        raise UserError(f"the loss or a weight is not finite at step {step} (epoch {epoch + 1}): "
+                        f"lower --lr, and bring other options nearer to their defaults; "
                         f"{config.folder} keeps the epochs before")
     return {"tau": tau, "lr": lr, **means}
 
@@ -848,14 +851,13 @@ DEPENDS["rekd"] = [*DEPENDS["re"], "alpha", "lambda_rationale", "lambda_predicti
                    "teacher_reads", "kd_noise", "teacher", "teacher_init", "teacher_checkpoint"]
 
 
-def number(kind, low, high=float("inf"), above=False):
-    """An argparse type: low <= value <= high, or low < value where `above`."""
+def number(kind, low, high=1e9, above=False):
+    """argparse's type: low <= value <= high, or low < value where `above`."""
     def parse(text):
         value = kind(text)
         if not low <= value <= high or (above and value == low):  # a NaN fails too
-            least = f"{'above' if above else 'at least'} {low}"
-            most = f" and at most {high}" if high < float("inf") else ""
-            raise argparse.ArgumentTypeError(f"must be {least}{most}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low} "
+                                             f"and at most {high:g}, not {text}")
         return value
     parse.__name__ = kind.__name__
     return parse
@@ -1113,7 +1115,7 @@ def choose_device(name):
         torch.zeros(1, device=device).item()  # an old GPU may hold a tensor, but compute nothing
     except (RuntimeError, AssertionError):
         raise UserError(f"no device {name!r} here: use --device auto or cpu") from None
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # torch.load knows no cpu:0
 
 
 def main():

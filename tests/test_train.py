@@ -516,6 +516,8 @@ def test_explain_shows_your_own_images(run, folders):
     ("--teacher-checkpoint x.pt --teacher-init scratch", "leave --teacher-init out"),
     ("--resume", "nothing to resume"),
     ("--seed 20000000000000", "--seed: must be at least 0 and at most"),  # would leave 64 bits
+    ("--lr 1e400", "--lr: must be above 0 and at most 1e[+]09"),
+    (f"--views {'9' * 30}", "--views: must be at least 1 and at most"),
     ("--max-length 16", "--max-length is for texts"),
     ("--student bert_nano", "bert_nano does not read images"),
     ("--explain x.png", "give both"), ("--judge", "give both"), ("--checkpoint x.pt", "give both"),
@@ -584,6 +586,16 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(run, monkeypat
     refused(run("--method re"), r"not finite at step 4 \(epoch 2\)")
     last = read(only("student-*", run.colours) / "last.pt")
     assert last["epoch"] == 1 and all(x.isfinite().all() for x in last["weights"].values())
+
+def test_weights_that_are_not_finite_are_not_kept(run, monkeypatch):
+    """The loss of the only step was still finite."""
+    monkeypatch.setattr(train, "learning_rate", lambda step, config: float("nan"))
+    refused(run("--method re --epochs 1 --batch-size 48"),
+            r"not finite at step 1 \(epoch 1\): lower --lr")
+    assert not list(run.colours.glob("*/*.pt"))
+
+def test_a_cpu_has_no_number(run):
+    finished(run("--method re --epochs 1 --device cpu:0"))
 
 def test_a_full_gpu_is_one_line(run, monkeypatch):
     full = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
