@@ -677,11 +677,11 @@ FONT = """
 """
 
 
-def glyphs(n, seed, *, distractors=3, noise=25):
+def glyphs(n, seed, *, distractors=1, noise=25):
     """n images of 32 x 32 -> Split. The label is the one small digit; its 8 x 8 px (2 x 2 patches
     of 4 px) are the truth, here still (n, 32, 32): of pixels.
 
-    Around it: soft coloured clutter, noise, and distractors, which are digits with their pixels
+    Around it: soft coloured clutter, noise, and a distractor, which is a digit with its pixels
     shuffled, so that no colour, brightness or place gives the digit away: only its shape does.
     """
     generator = torch.Generator().manual_seed(seed)

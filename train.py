@@ -818,8 +818,8 @@ SCRATCH = dict(batch_size=64, lr=1e-3, dropout=0.1)
 PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35, masking="drop")
 RECIPES = {
     "glyphs": dict(
-        SCRATCH, student="vit_nano", teacher="vit_micro", image_size=32, patch_size=4,
-        masking="drop", rate=0.0625, epochs=4, teacher_epochs=8, weight_decay=1e-3),
+        SCRATCH, student="vit_nano", teacher="vit:48:2:3", image_size=32, patch_size=4,
+        masking="drop", rate=0.0625, epochs=6, teacher_epochs=6, weight_decay=1e-3),
     "phrases": dict(
         SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32,
         masking="drop", rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),

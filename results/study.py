@@ -23,7 +23,7 @@ sys.path[:0] = [str(RESULTS), str(ROOT)]
 from pages import INTRODUCTION, TITLES, budget, gap_recovered, measured, section, spread  # noqa
 from train import COMMON, recipe_of  # noqa: E402
 
-GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit_micro", rate=0.0625)
+GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit:48:2:3", rate=0.0625)
 PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15)
 IMDB = dict(dataset="imdb", student="bert_micro", teacher="bert:128:2:4", rate=0.1,
             init="scratch", teacher_init="scratch", masking="drop")
