@@ -87,17 +87,17 @@ def at_rate(logits, rate, selectable=None, noise_scale=1.0):
     all features of an example alike has no gradient; one feature can only rise for others.
     """
     keep = logits.diff(dim=-1).squeeze(-1).float() / noise_scale     # (B, N)
-    content = torch.ones_like(keep) if selectable is None else selectable.to(keep.dtype)
-    wanted = rate * content.sum(1, keepdim=True)                     # (B, 1)
+    counted = torch.ones_like(keep) if selectable is None else selectable.to(keep.dtype)
+    wanted = rate * counted.sum(1, keepdim=True)                     # (B, 1)
     with torch.no_grad():  # bisection: the count grows with b
         low = -keep.amax(1, keepdim=True) - 20                       # (B, 1), too few are kept
         high = -keep.amin(1, keepdim=True) + 20                      # (B, 1), too many
         for _ in range(25):
             b = (low + high) / 2
-            few = (content * (keep + b).sigmoid()).sum(1, keepdim=True) < wanted
+            few = (counted * (keep + b).sigmoid()).sum(1, keepdim=True) < wanted
             low, high = torch.where(few, b, low), torch.where(few, high, b)
     # A step of Newton's method changes b hardly, and gives it its derivatives with respect to Z.
-    p = content * (keep + b).sigmoid()
+    p = counted * (keep + b).sigmoid()
     slope = (p * (1 - p)).sum(1, keepdim=True).detach()
     b = b - (p.sum(1, keepdim=True) - wanted) / slope.clamp(min=1e-3)
     return F.pad(noise_scale * (keep + b).unsqueeze(-1), (1, 0))
@@ -231,7 +231,7 @@ class Rationalist(nn.Module):
 
         rate          of the sampled mask, see `at_rate`; None: whatever the generator says
         noise         (B, N, 2), or None for a fresh draw; it is multiplied by noise_scale
-        packed        handed on to the predictor, where given
+        packed        how many features the predictor computes, see `predict`
         """
         logits = self.generator(x)                     # (B, N, 2)
         keep_logits = logits.diff(dim=-1).squeeze(-1)  # (B, N)
@@ -247,8 +247,11 @@ class Rationalist(nn.Module):
             mask = hard_mask(logits, selectable)
             if self.rate is not None:
                 mask = rate_mask(keep_logits, self.rate, selectable)
-        packing = {} if packed is None else {"packed": packed}
-        return Rationale(mask, log_probs, self.predictor(x, mask, **packing), keep_logits)
+        return Rationale(mask, log_probs, self.predict(x, mask, packed), keep_logits)
+
+    def predict(self, x, mask, packed=None):
+        """(B, C) logits. packed: a number that the predictor takes, see models.py; None: none."""
+        return self.predictor(x, mask) if packed is None else self.predictor(x, mask, packed)
 
 
 # ---------------------------------------------------------------- 4. one training step
@@ -309,9 +312,8 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
     prediction_kd = torch.zeros_like(prediction)
     if lambda_prediction > 0:
         if teacher_reads == "student":
-            packing = {} if packed is None else {"packed": packed}
             with torch.no_grad():
-                teacher_logits = teacher.predictor(x, out.mask, **packing)  # (B, C)
+                teacher_logits = teacher.predict(x, out.mask, packed)  # (B, C)
         prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)
     loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd, tau=tau, alpha=alpha,
                      lambda_select=lambda_select or 0.0, lambda_rationale=lambda_rationale,
