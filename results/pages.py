@@ -146,6 +146,8 @@ TITLES = {
     "phrases-drop-unpacked": "Phrases, masking drop, all features computed in training",
     "imdb-2000": "IMDB from scratch, 2,000 training reviews, masking drop",
     "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, masking drop",
+    "imdb-2000-random": "The same reviews, a predictor that is trained on random masks",
+    "cifar10-2000-random": "The same images, a predictor that is trained on random masks",
 }
 
 NOTES = {  # what to read from an arm's table

@@ -41,6 +41,8 @@ ARMS = {  # name: the options of train.py
     "phrases-drop-unpacked": dict(PHRASES, masking="drop", method="re", without="packing"),
     "imdb-2000": dict(IMDB, limit=2000, epochs=32),
     "cifar10-2000": dict(CIFAR, limit=2000, epochs=80),
+    "cifar10-2000-random": dict(CIFAR, limit=2000, epochs=80, method="re", without="generator"),
+    "imdb-2000-random": dict(IMDB, limit=2000, epochs=32, method="re", without="generator"),
 }
 SEEDS = {"glyphs": 6, "phrases": 6, "imdb": 3, "cifar10": 3}  # so many, from 2026 on
 
