@@ -163,10 +163,8 @@ def train(config, teacher, data):
     """One run, from its first epoch or from last.pt on -> its result (also in result.json)."""
     claim(config)
     if config.resume and is_finished(config.folder):
-        result = read_dict(config.folder / "result.json", "result", "remove it to measure again")
-        check_origin(result, config, teacher, data)
         print(f"{config.folder}: finished before")
-        return result
+        return read_result(config, teacher, data)
     torch.manual_seed(config.seed)
     shape = {"preset": config.preset, "method": config.method, "num_classes": len(data.classes),
              "dropout": config.dropout, "masking": config.masking,
@@ -235,17 +233,51 @@ def claim(config):
             (config.folder / name).unlink(missing_ok=True)
 
 
+def read_result(config, teacher, data):
+    """The result of a finished run. That the table can show it is the test of it."""
+    path = config.folder / "result.json"
+    result = read_dict(path, "result", "remove it to measure again")
+    try:
+        check_origin(result, config, teacher, data)
+        table("", {config.method: [result]})
+    except UserError:
+        raise
+    except Exception:  # what was altered by hand can be wrong in a dozen ways
+        raise UserError(f"{path} is damaged: remove it to measure again") from None
+    return result
+
+
 def resume(config, model, optimizer, teacher, data):
     """From last.pt, if there is one -> the log's lines so far, the best dev accuracy."""
     path = config.folder / "last.pt"
     if not path.exists():
         return [], 0.0
     last = read_dict(path, "checkpoint", "remove it to start this run again", config.device)
-    check_origin(last, config, teacher, data)
-    model.load_state_dict(last["weights"])
-    optimizer.load_state_dict(last["optimizer"])
-    print(f"{config.folder}: resumed after epoch {last['epoch']}")
-    return last["log"], last["best"]
+    try:
+        check_origin(last, config, teacher, data)
+        models.check_weights(last["weights"], model.state_dict())
+        model.load_state_dict(last["weights"])
+        load_moments(optimizer, last["optimizer"]["state"])
+        log = last["log"]
+        numbers = [last["best"], *(number for line in log for number in line.values())]
+        done = [line["epoch"] for line in log if line["seconds"] >= 0]
+        if done != [*range(1, len(done) + 1)] or not np.isfinite(numbers).all():
+            raise ValueError("no log of the epochs so far")
+    except UserError:
+        raise
+    except Exception:  # what was altered by hand can be wrong in a dozen ways
+        raise UserError(f"{path} is damaged: remove it to start this run again") from None
+    print(f"{config.folder}: resumed after epoch {len(log)}")
+    return log, last["best"]
+
+
+def load_moments(optimizer, state):
+    """AdamW's averages. Its options are those of the command, whatever the file says."""
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for p, moments in optimizer.state.items():
+        for average in (moments["exp_avg"], moments["exp_avg_sq"]):
+            if average.shape != p.shape or not average.isfinite().all():
+                raise ValueError("no averages of these weights")
 
 
 def check_origin(record, config, teacher, data):

@@ -3,7 +3,9 @@
 import html
 import io
 import json
+import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -596,6 +598,42 @@ def test_weights_that_are_not_finite_are_not_kept(run, monkeypatch):
 
 def test_a_cpu_has_no_number(run):
     finished(run("--method re --epochs 1 --device cpu:0"))
+
+def broken(content, *path_and_value):
+    """A copy in which what stands at the path is that value, or is missing (None)."""
+    *path, last, value = path_and_value
+    whole = part = pickle.loads(pickle.dumps(content))
+    for key in path:
+        part = part[key]
+    part.pop(last) if value is None else part.__setitem__(last, value)
+    return whole
+
+def test_what_is_damaged_is_not_resumed(run, monkeypatch):
+    """Each of these once was a traceback, some after all epochs had trained."""
+    stop_after(7, monkeypatch)
+    assert run("--method re").code == 130
+    path = only("student-*", run.colours) / "last.pt"
+    last = read(path)
+    moments = "optimizer", "state", 0
+    for change in [
+            ("log", None), ("log", "two"), ("log", 0, "epoch", -1), ("log", 1, "epoch", 99),
+            ("log", 0, "seconds", None), ("log", 0, "seconds", "1"), ("log", 0, "loss", math.nan),
+            ("best", "a"), ("weights", None), ("weights", "generator.head.0.bias", None),
+            ("optimizer", None), (*moments, "exp_avg", torch.zeros(1)),
+            (*moments, "exp_avg_sq", "x"), ("fingerprint", None)]:
+        torch.save(broken(last, *change), path)
+        refused(run("--method re --resume"), "damaged: remove it|other training data")
+    torch.save(broken(last, "optimizer", "param_groups", "any"), path)  # those of the command count
+    assert "resumed after epoch 2" in finished(run("--method re --resume"))
+
+def test_a_damaged_result_is_named(run):
+    finished(run("--epochs 1"))
+    path = only("student-*", run.colours) / "result.json"
+    result = read(path)
+    for change in [("test", None), ("test", "accuracy", "high"), ("seconds", "long"),
+                   ("parameters", []), ("teacher", None), ("teacher", 3), ("teacher", "dev", 3)]:
+        path.write_text(json.dumps(broken(result, *change)))
+        refused(run("--epochs 1 --resume"), "damaged: remove it|another teacher")
 
 def test_a_full_gpu_is_one_line(run, monkeypatch):
     full = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
