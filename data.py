@@ -16,6 +16,7 @@ This file imports no other file of the repository and can be copied alone. See i
 """
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -266,11 +267,19 @@ def to_input(pixels, image_size):
     return torch.stack(colours, 1)
 
 
+def regular(path):
+    """The path; of a pipe or a device, which might never end, an OSError."""
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a pipe or a device")
+    return path
+
+
 def read_image(path, size=None):
     """A PNG or JPEG of any size and mode -> uint8 (3, H, W) RGB; with `size`, resized (not
     cropped) to size x size."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             image = to_rgb(ImageOps.exif_transpose(image))
             if size is not None:
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -431,7 +440,7 @@ def read_text(path):
     """A UTF-8 file -> its text, and whether bytes of it could not be decoded and are replaced. An
     empty or binary one is a UserError."""
     try:
-        raw = Path(path).read_bytes()
+        raw = regular(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the text file {path}: {error.strerror}") from None
     text = raw.decode("utf-8", errors="replace")
@@ -536,7 +545,7 @@ def read_images(paths, image_size):
     image_size, else that."""
     sides = set()
     for path in paths:  # reads the header only; a damaged file is named later
-        with contextlib.suppress(Exception), Image.open(path) as image:
+        with contextlib.suppress(Exception), Image.open(regular(path)) as image:
             sides.update(image.size)
     size = min(*sides, image_size) if len(sides) == 1 else image_size
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)

@@ -390,6 +390,8 @@ def read_dict(path, what, advice, device="cpu"):
     """
     path = Path(path)
     try:
+        # A pipe or a device might never end.
+        require(path.is_file() or path.is_dir() or not path.exists(), "it is no regular file")
         if path.suffix == ".json":
             content = json.loads(path.read_bytes())
         elif path.suffix == ".safetensors":

@@ -227,6 +227,8 @@ def claim(config):
         raise UserError(f"{config.folder} holds a run with other options: choose another --out, "
                         f"or remove it")
     config.folder.mkdir(parents=True, exist_ok=True)
+    for part in config.folder.glob("*.part"):  # half a file, of a run that was killed
+        part.unlink(missing_ok=True)
     write_text(path, json.dumps(recorded(config), indent=1) + "\n")
     if not config.resume:
         for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
@@ -1023,7 +1025,7 @@ def parse_args():
 
 
 def fail(message):
-    print(f"train.py: {message}", file=sys.stderr)
+    print("train.py:", str(message).replace("\n", " "), file=sys.stderr)
     sys.exit(2)
 
 

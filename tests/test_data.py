@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import tarfile
 import threading
@@ -469,3 +470,11 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(monkeypatch, tmp_path, 
     monkeypatch.setattr(data, "write_atomically", full)
     assert data.cached(tmp_path, [], "images", lambda: "content") == "content"
     assert "not kept for the next start" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name, read", [("a.png", data.read_image), ("a.txt", data.read_text)])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name, read):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(data.UserError, match="a pipe or a device"):
+        read(tmp_path / name)

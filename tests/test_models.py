@@ -2,6 +2,7 @@
 gradient tells; packing changes no logit; a checkpoint comes back, or a sentence says why not."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -595,3 +596,11 @@ def test_models_needs_only_torch_rekd_and_the_standard_library():
     lines = Path(models.__file__).read_text().splitlines()
     imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
     assert imported == {"json", "pathlib", "re", "torch", "torch.nn", "torch.nn.functional", "rekd"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name", ["a.json", "a.pt", "a.safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="damaged or no file of weights: take another"):
+        models.read_dict(tmp_path / name, "file of weights", "take another")

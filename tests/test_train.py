@@ -626,6 +626,13 @@ def test_what_is_damaged_is_not_resumed(run, monkeypatch):
     torch.save(broken(last, "optimizer", "param_groups", "any"), path)  # those of the command count
     assert "resumed after epoch 2" in finished(run("--method re --resume"))
 
+def test_half_files_of_a_killed_run_are_removed(run):
+    finished(run("--method re --epochs 1"))
+    folder = only("student-*", run.colours)
+    (folder / "last.pt.123.part").write_text("half")
+    finished(run("--method re --epochs 1 --resume"))
+    assert not list(folder.glob("*.part"))
+
 def test_a_damaged_result_is_named(run):
     finished(run("--epochs 1"))
     path = only("student-*", run.colours) / "result.json"
