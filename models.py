@@ -7,7 +7,7 @@ select (0) is hidden from the predictor. How, says a network's `masking`:
 
     zero    (the paper) the *content* embeddings of unselected features are multiplied by 0; their
             positions stay in sight
-    drop    unselected features take no part in attention; "packed", they are not even computed:
+    drop    unselected features take no part in attention; "packed", most are not even computed:
             cheaper, and the same logits
 
 Shapes: B examples, T positions of which the first is [CLS], N features. A ViT's features are its
@@ -61,8 +61,8 @@ def masked_attention(q, k, v, mask=None):
     # Only a hidden position can exceed the top, and M = 0 takes it out of the sums: the clamp
     # changes no result. Without it exp would overflow 89 above the top, and 0 * inf is NaN. With
     # it, a hidden position outweighs the top by e^3 at most in M_j's gradient, which is a
-    # first-order guess and far too large beyond (with e^10, a student on phrases sampled 47 %
-    # instead of 15 %).
+    # first-order guess and far too large beyond (with e^10 and L_select, a student on
+    # phrases sampled 47 % instead of 15 %).
     weights = mask * (scores - top).clamp(max=3).exp()                        # (B, heads, T, T)
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
@@ -73,8 +73,8 @@ def pack(mask, content, length, *tensors):
     length   True, for evaluation: L is the most that one example selects, which the host waits for.
              A number, for training: L is that. Beside the selected features it holds a random part
              of the others, which stay hidden: a mask's gradient reaches them, too, and theirs is
-             scaled up by (others / others taken), so that the expected gradient is that of all.
-             Selected features that do not fit count as not selected.
+             scaled up by (others / others taken), so that, where one fits at least, the expected
+             gradient is that of all. Selected features that do not fit are not selected.
     content  (B, N) bool: what may be selected
     """
     selected = mask.detach() > 0
@@ -203,7 +203,7 @@ class BERT(nn.Module):
     """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states.
 
     First comes [CLS], always visible; id 0 is padding, always hidden; the last before it is [SEP],
-    which a mask under `drop` hides. packed, rows: as ViT's -> (B, L or rows, dim).
+    which a mask under `drop` hides. packed, rows: as ViT's -> (B, 1 + L or rows, dim).
     """
 
     def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero"):
@@ -268,7 +268,7 @@ def show_cls(mask):
 #     features(hidden)      (B, T, dim) -> (B, N, dim): the hidden states of the N features
 #     forward(x, mask=None, packed=False, rows=None) -> (B, T, dim), [CLS] first
 #         mask (B, N)       1 = in sight, 0 = hidden; None shows the whole input
-#         packed            leave out what is hidden: T is then the longest example's
+#         packed            True or a number: leave out hidden features, see `pack`
 #         rows              give the first `rows` positions only: a predictor reads [CLS] alone
 
 class Generator(nn.Module):
@@ -375,8 +375,8 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None
     generator = generator or SelectAll(predictor.backbone.selectable)
     model = Rationalist(generator, predictor, rate)
     # Residual branches begin at 0, so that a token begins as itself. From PyTorch's own
-    # initialisation RE often learns to keep all of some images and nothing of the others (the
-    # batch's mean rate is met) and stays there.
+    # initialisation, with L_select, RE often learns to keep all of some images and nothing of the
+    # others (the batch's mean rate is met) and stays there.
     for name, p in model.named_parameters():
         if ".out." in name or ".fc2." in name:
             nn.init.zeros_(p)

@@ -77,18 +77,19 @@ def sample_mask(logits, tau, selectable=None, noise=None):
 
 
 def at_rate(logits, rate, selectable=None, noise_scale=1.0):
-    """Shift each example's logits so that its sampled mask keeps round about `rate` of it.
+    """Shift each example's logits so that its sampled mask keeps `rate` of it on average.
 
-    logits (B, N, 2) -> (B, N, 2): (0, Z_l + b), Z = keep - drop, b of each example such that the
-    expected count is exact, sum_l P(M_l = 1) = rate * n, n selectable features. With noise of that
-    scale, P(M_l = 1) = sigmoid((Z_l + b) / noise_scale).
+    logits (B, N, 2) -> (B, N, 2): (0, Z_l + b), Z = keep - drop, b of each example such that
+    sum_l P(M_l = 1) = rate * n, n selectable features, and 1 at least. With Gumbel noise times
+    noise_scale, P(M_l = 1) = sigmoid((Z_l + b) / noise_scale).
 
     So the rate is right from the first step on, with any N and no weight to tune. What would raise
     all features of an example alike has no gradient; one feature can only rise for others.
     """
     keep = logits.diff(dim=-1).squeeze(-1).float() / noise_scale     # (B, N)
     counted = torch.ones_like(keep) if selectable is None else selectable.to(keep.dtype)
-    wanted = rate * counted.sum(1, keepdim=True)                     # (B, 1)
+    n = counted.sum(1, keepdim=True)                                 # (B, 1)
+    wanted = (rate * n).clamp(min=1).minimum(n)                      # (B, 1), as `rate_mask`
     with torch.no_grad():  # bisection: the count grows with b
         low = -keep.amax(1, keepdim=True) - 20                       # (B, 1), too few are kept
         high = -keep.amin(1, keepdim=True) + 20                      # (B, 1), too many
@@ -208,6 +209,7 @@ class Rationalist(nn.Module):
         generator(x) -> (B, N, 2) logits (drop, keep)
         generator.selectable(x) -> (B, N) bool            optional
         predictor(x, mask) -> (B, C) logits, from the features with mask 1 alone
+        predictor(x, mask, packed)                        optional: see `predict`
 
     Keep a teacher *outside* its student: as a submodule it would be trained with it.
     """
@@ -226,8 +228,8 @@ class Rationalist(nn.Module):
         """tau given: a sampled mask, for training. tau None: the noise-free one, for evaluation.
 
         That one has exactly round(self.rate * n) of an example's n selectable features, at least
-        one, the best by keep - drop: never empty, and the same budget for every model. Without a
-        rate it is `hard_mask`.
+        one, the best by keep - drop: the same budget for every model. Without a rate it is
+        `hard_mask`.
 
         rate          of the sampled mask, see `at_rate`; None: whatever the generator says
         noise         (B, N, 2), or None for a fresh draw; it is multiplied by noise_scale
@@ -250,7 +252,10 @@ class Rationalist(nn.Module):
         return Rationale(mask, log_probs, self.predict(x, mask, packed), keep_logits)
 
     def predict(self, x, mask, packed=None):
-        """(B, C) logits. packed: a number that the predictor takes, see models.py; None: none."""
+        """(B, C) logits. packed: compute at most so many features, <= N, to save time; None: all.
+
+        Only a predictor that can do so (Predictor in models.py, with `drop`) is given a number.
+        """
         return self.predictor(x, mask) if packed is None else self.predictor(x, mask, packed)
 
 

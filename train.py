@@ -69,13 +69,15 @@ def step_losses(model, teacher, known, x, y, step, tau, config):
 
 
 def packed_length(features, rate, config):
-    """How many features a predictor computes in training; None where it cannot leave any out.
+    """How many features a predictor computes in training; None with `zero`, which needs all.
 
     A sampled mask has rate * N features on average; three standard deviations more are enough for
     nearly all examples. The schedule alone tells it, so that nothing waits for the device.
     """
-    if config.masking == "zero" or config.lambda_select is not None:
+    if config.masking == "zero":
         return None
+    if config.lambda_select is not None:
+        return features  # the count of an example is not held
     mean = rate * features
     return min(features, math.ceil(mean + 3 * mean**0.5))
 
@@ -841,22 +843,21 @@ def grid(mask):
 
 # ---------------------------------------------------------------- options
 # What depends on the data, and on whether a model starts from published weights (the paper's
-# recipe) or from scratch. The built-in sets show the paper's effect, so they mask as the paper
-# does. lambda_select weighs a squared *count*: more features want a smaller one.
+# recipe) or from scratch.
 # least_steps: from scratch a small set is passed more often, unless --epochs says how often.
 COMMON = dict(limit=None, views=1, least_steps=0, lr_schedule="decay", precision="auto",
-              alpha=0.5, lambda_rationale=0.5, lambda_prediction=1.0, tau_start=5.0, tau_end=0.1,
-              schedule="cosine", noise="constant", lambda_select=None, teacher_reads="student",
-              kd_noise="shared", teacher_checkpoint=None)
+              masking="drop", alpha=0.5, lambda_rationale=0.5, lambda_prediction=1.0,
+              tau_start=5.0, tau_end=0.1, schedule="cosine", noise="constant", lambda_select=None,
+              teacher_reads="student", kd_noise="shared", teacher_checkpoint=None)
 SCRATCH = dict(batch_size=64, lr=1e-3, dropout=0.1)
-PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35, masking="drop")
+PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35)
 RECIPES = {
     "glyphs": dict(
         SCRATCH, student="vit_nano", teacher="vit:48:2:3", image_size=32, patch_size=4,
-        masking="drop", rate=0.0625, epochs=6, teacher_epochs=6, weight_decay=1e-3),
+        rate=0.0625, epochs=6, teacher_epochs=6, weight_decay=1e-3),
     "phrases": dict(
         SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32,
-        masking="drop", rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
+        rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
     "image pretrained": dict(
         PAPER, student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, views=4,
         rate=0.15, weight_decay=1e-3, dropout=0.1),
@@ -865,11 +866,11 @@ RECIPES = {
         rate=0.10, weight_decay=0.0, dropout=0.5),
     "image scratch": dict(
         SCRATCH, student="vit_micro", teacher="vit:96:4:4", image_size=32, patch_size=4, views=4,
-        masking="drop", rate=0.15, epochs=10, teacher_epochs=10,
+        rate=0.15, epochs=10, teacher_epochs=10,
         least_steps=2500, weight_decay=1e-3),
     "text scratch": dict(
         SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128,
-        masking="drop", rate=0.10, epochs=4, teacher_epochs=4,
+        rate=0.10, epochs=4, teacher_epochs=4,
         least_steps=1000, weight_decay=0.0),
 }
 SMALL = {"image": "vit_micro", "text": "bert_micro"}
@@ -891,7 +892,7 @@ def number(kind, low, high=1e9, above=False):
         value = kind(text)
         if not low <= value <= high or (above and value == low):  # a NaN fails too
             raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low} "
-                                             f"and at most {high:g}, not {text}")
+                                             f"and at most {kind(high):,}, not {text}")
         return value
     parse.__name__ = kind.__name__
     return parse

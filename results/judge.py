@@ -18,7 +18,7 @@ import data as datasets
 import rekd
 from data import UserError
 from models import load
-from train import LARGE, SHAPE, aligned, autocast, evaluate, recipe_of, widen
+from train import COMMON, LARGE, SHAPE, aligned, autocast, evaluate, recipe_of, widen
 
 MOST = 2000  # test examples; a gradient, faithfulness and five masks of each take their time
 COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone")
@@ -34,7 +34,7 @@ def judge(args):
     model, info = load(args.checkpoint, args.device)
     kind = info["input"]["kind"]
     rate = recipe_of(info["config"], kind)["rate"]  # of a CLS model, which has none
-    config = argparse.Namespace(**{"rate": rate, **info["config"]})
+    config = argparse.Namespace(**{**COMMON, "rate": rate, **info["config"]})
     config.rate = args.rate or config.rate
     if model.rate:
         model.rate = config.rate
@@ -78,7 +78,7 @@ def judge_masks(model, data, config, most=MOST):
         judged[name] = {**read_masked(model, data, test, mask, config),
                         **rekd.selection_stats(mask, selectable),
                         "alone": probe(train_masks[name], data.train.y[train_rows], mask,
-                                            test.y)}
+                                       test.y)}
         if test.truth is not None:
             judged[name].update(rekd.agreement(mask, test.truth, selectable))
     return judged

@@ -38,9 +38,28 @@ def table(found, columns):
         if found[method]:
             rows.append([method.upper(), *(spread(measured(found[method], key), digits)
                                            for key, (_, digits) in columns.items())])
+    return aligned(rows)
+
+
+def aligned(rows):
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join(["```", *lines, "```"])
+
+
+MASKS = ["by rank", "sampled", "random", "saliency"]
+
+
+def table_of_masks(found):
+    """Accuracy of the predictor, by the mask it reads; and what the masks by rank alone tell."""
+    rows = [["method", *MASKS, "alone", "sufficiency", "comprehensiveness"]]
+    for method in ("re", "rekd"):
+        judged = [line["judge"] for line in found[method].values() if "judge" in line]
+        if judged:
+            cells = [[masks[name]["accuracy"] for masks in judged] for name in MASKS]
+            cells += [[masks["by rank"][key] for masks in judged] for key in rows[0][-3:]]
+            rows.append([method.upper(), *(spread(values, 3) for values in cells)])
+    return aligned(rows)
 
 
 def differences(better, worse):
@@ -62,10 +81,8 @@ def gap_recovered(found):
 
 def verdict(found):
     """What stands below a table: the teacher, REKD - RE, the gap."""
-    line, teachers = list(found["rekd"].values())[-1], list(found["teacher"].values())
-    told = line.get("teacher")
-    if not told:  # in an old line
-        told = {"preset": teachers[-1]["config"]["preset"], "dev": teachers[-1]["dev"]}
+    line = list(found["rekd"].values())[-1]
+    told = line["teacher"]
     counts, examples = differences(found["rekd"], found["re"]), line["test"]["examples"]
     p = f", p = {number(sign_flip_test(counts), 3)}" if len(counts) >= 6 else ""
     return (f"- Teacher: {told['preset']}, dev accuracy {number(told['dev']['accuracy'], 4)} at "
@@ -105,6 +122,8 @@ def section(arm, found):
     parts = [f"## {TITLES[arm]}", f"`python results/study.py {arm}`: {budget(found)}; "
              f"commit {', '.join(commits)}.", table(found, COLUMNS)]
     parts += [verdict(found)] if found["rekd"] else []
+    if any("judge" in line for line in found["re"].values()):
+        parts.append(table_of_masks(found))
     parts += paragraphs(NOTES.get(arm, ""), found)
     return "\n\n".join(parts)
 
@@ -130,6 +149,11 @@ The columns:
 - *parameters*: of the student. *seconds*: its training, on one thread of a busy CPU.
 - *p*: exact two-sided sign-flip test of REKD - RE, on counts of right answers. Six seeds cannot
   give less than 0.031; with fewer than six there is no test.
+- The second table of an arm: the accuracy of the same predictors, of three seeds, on at most 2,000
+  test examples, when they read their generator's best features (*by rank*, as above), a draw as in
+  training (*sampled*), and as many features chosen at *random* or by *saliency*. *alone*: how well
+  a small network tells the class from the masks by rank, without any content. *sufficiency* (low is
+  good) and *comprehensiveness* (high is good) follow ERASER.
 - *gap recovered*: (REKD - RE) / (CLS - RE), the share of what RE loses that the teacher brings
   back. It is given only where CLS - RE is more than two standard errors above 0.
 """
@@ -152,7 +176,7 @@ TITLES = {
 
 NOTES = {  # what to read from an arm's table
     "glyphs-zero-lambda": """\
-The same students as in the arm above, but without `at_rate` and without the rate's curriculum:
+The same students as in glyphs-zero, but without `at_rate` and without the rate's curriculum:
 `--lambda-select 1e-2`.""",
     "phrases-zero-lambda": """\
 As for glyphs: `--lambda-select 1e-2` instead of `at_rate` and the rate's curriculum.""",

@@ -11,6 +11,7 @@ teacher some minutes, an arm of imdb half an hour. What the pages look like stan
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,12 @@ RESULTS = Path(__file__).resolve().parent
 ROOT = RESULTS.parent
 RUNS = RESULTS / "runs.jsonl"
 sys.path[:0] = [str(RESULTS), str(ROOT)]
+import torch  # noqa: E402
 from pages import INTRODUCTION, TITLES, budget, gap_recovered, measured, section, spread  # noqa
-from train import COMMON, recipe_of  # noqa: E402
+
+from models import load  # noqa: E402
+from results.judge import COLUMNS, data_of, judge_masks  # noqa: E402
+from train import COMMON, DEPENDS, recipe_of  # noqa: E402
 
 GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit:48:2:3", rate=0.0625)
 PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15)
@@ -45,6 +50,7 @@ ARMS = {  # name: the options of train.py
     "imdb-2000-random": dict(IMDB, limit=2000, epochs=32, method="re", without="generator"),
 }
 SEEDS = {"glyphs": 6, "phrases": 6, "imdb": 3, "cifar10": 3}  # so many, from 2026 on
+JUDGED = range(2026, 2029)  # the seeds whose models --judge looks at
 
 
 # -------------------------------------------------------------------------------------- the lines
@@ -52,14 +58,15 @@ def belongs(config, arm):
     """Is this the config of one of the arm's students, or of their teacher? All options count."""
     options = {"init": "scratch", **ARMS[arm]}
     kind = "image" if "image_size" in config else "text"
-    wanted = {"limit": None, **COMMON, **recipe_of(options, kind), **options}
-    del wanted["precision"]  # "auto" is recorded as what it was
-    role = config["role"]
+    wanted = {"limit": None, "without": None, **COMMON, **recipe_of(options, kind), **options}
+    role, method = config["role"], config["method"]
+    if wanted.get("method", method) != method or config["preset"] != wanted[role]:
+        return False
+    keys = {"without", *DEPENDS[method]} & wanted.keys()
+    keys -= {"precision", "teacher"}  # "auto" is recorded as what it was; a teacher names itself
     if role == "teacher":
-        del wanted["epochs"]  # it may have more
-    same = [value == wanted[key] for key, value in config.items() if key in wanted]
-    same.append(config.get("without") == options.get("without"))
-    return config["preset"] == wanted[role] and config.get("limit") == wanted["limit"] and all(same)
+        keys -= {"epochs"}  # it may have more
+    return all(config.get(key) == wanted[key] for key in keys)
 
 
 def read(text, digits):
@@ -79,6 +86,17 @@ def line_of(folder, commit):
             "commit": commit, "curve": curve}
 
 
+def judged(folder):
+    """What --judge says of a finished run -> {mask: {column: value}}."""
+    model, info = load(folder / "best.pt")
+    config = argparse.Namespace(**info["config"])
+    here = argparse.Namespace(checkpoint=folder / "best.pt", data_dir=None,
+                              device=torch.device("cpu"))
+    masks = judge_masks(model, data_of(config, info, here), config)
+    return {name: {key: float(f"{row[key]:.6g}") for key in COLUMNS if key in row}
+            for name, row in masks.items()}
+
+
 def read_lines():
     return [json.loads(text) for text in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
@@ -90,10 +108,15 @@ def collect(folder, arm=None):
     known = [line["config"] for line in read_lines()]
     for result in sorted(Path(folder).rglob("result.json")):  # written last: the run is finished
         line = line_of(result.parent, commit)
-        if arm and "without" in ARMS[arm]:
-            line["config"]["without"] = ARMS[arm]["without"]
+        without = re.search(r"runs-without-(\w+)", str(result))
+        if without:
+            line["config"]["without"] = without[1]
         if line["config"] in known or (arm and not belongs(line["config"], arm)):
             continue
+        config = line["config"]
+        has_generator = config["method"] != "cls" and config.get("without") != "generator"
+        if has_generator and config["seed"] in JUDGED:
+            line["judge"] = judged(result.parent)
         known.append(line["config"])
         with RUNS.open("a") as file:
             file.write(json.dumps(line) + "\n")

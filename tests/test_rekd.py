@@ -100,7 +100,9 @@ def test_each_example_has_exactly_the_rate_whatever_its_logits(spread, rate):
     selectable = torch.arange(40) < torch.tensor([[40], [40], [30], [20], [20], [10]])
     for scale in (1.0, 5.0):
         count = keep_probabilities(logits, rate, selectable, scale).sum(1)
-        assert count.tolist() == pytest.approx((rate * selectable.sum(1)).tolist(), rel=1e-2)
+        expected = [max(rate * n, 1) for n in selectable.sum(1).tolist()]
+        assert count.tolist() == pytest.approx(expected, rel=1e-2)
+    assert keep_probabilities(logits, rate, selectable & False).sum() == 0
 
 def test_noise_of_any_scale_keeps_the_rate():
     for scale in (0.1, 1.0, 5.0):
