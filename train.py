@@ -78,7 +78,7 @@ def packed_length(features, rate, config):
         return None
     if config.lambda_select is not None:
         return features  # the count of an example is not held
-    mean = rate * features
+    mean = max(rate * features, 1)
     return min(features, math.ceil(mean + 3 * mean**0.5))
 
 
