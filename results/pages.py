@@ -195,7 +195,7 @@ RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the 
 {cls_accuracy:.3f} from all of them. The same predictors on random words of that number are far
 below, so it matters which words are kept.""",
     "cifar10-2000": """\
-The object fills the image, and any patches will do: by rank, the predictors are hardly better than
-on random patches. Trained on 2,000 images, the bigger teacher is no better than its students, and
-REKD gains nothing from it.""",
+The object fills the image, and any patches will do: the predictors are no better on their own
+generator's patches than on random ones, which are spread over the image. Trained on 2,000 images,
+the bigger teacher is no better than its students, and REKD gains nothing from it.""",
 }
