@@ -43,7 +43,7 @@ def test_the_commands_of_the_built_in_sets_run(small, tmp_path, monkeypatch, cap
     Image.new("RGB", (50, 50)).save("digit.png")
     for command, answer in (
             ("", "model and picture: runs/glyphs/student-rekd-vit_nano-seed2026"),
-            ("--resume", "finished before"), ("--method re --seed 7", "seed 7"),
+            ("--resume", "finished before"),
             ("--compare --seeds 6", "p = "), ("--dataset phrases --compare", "compare-bert_nano"),
             ("--explain digit.png --checkpoint runs/glyphs/.../best.pt", "digit.png: "),
             ("--judge --checkpoint runs/glyphs/.../best.pt", "sufficiency")):
