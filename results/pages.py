@@ -196,7 +196,7 @@ RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the 
 below, so it matters which words are kept.""",
     "cifar10-2000": """\
 The object fills the image, and any patches will do: the predictors are no better on their own
-generator's patches than on random ones, which are spread over the image. A predictor that is trained
-on random patches (cifar10-2000-random) is better than RE. Trained on 2,000 images, the bigger
-teacher is no better than its students, and REKD gains nothing from it.""",
+generator's patches than on random ones, which are spread over the image. A predictor that is
+trained on random patches (cifar10-2000-random) is better than RE. Trained on 2,000 images, the
+bigger teacher is no better than its students, and REKD gains nothing from it.""",
 }
