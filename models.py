@@ -239,13 +239,14 @@ class BERT(nn.Module):
 
         if mask is not None and self.masking == "drop":
             content = self.selectable(tokens)
-            visible = show_cls(mask * content)                        # (B, T)
-            if packed:  # T is 1 + L from here on
+            visible = mask * content                                  # (B, T)
+            if packed:  # after [CLS], at position 0, come L words: T is 1 + L from here on
                 cls = tokens[:, :1]
-                visible, tokens, places = pack(mask * content, content, packed, tokens, places)
-                visible = F.pad(visible, (1, 0), value=1)
+                visible, tokens, places = pack(visible, content, packed, tokens, places)
                 tokens = torch.cat([cls, tokens], 1)
                 places = F.pad(places, (1, 0))
+                visible = F.pad(visible, (1, 0))
+            visible = show_cls(visible)
         x = self.words(tokens)                                        # (B, T, dim)
         if mask is not None and self.masking == "zero":
             x = x * show_cls(mask).unsqueeze(-1).to(x.dtype)          # R = M * X, but [CLS] stays

@@ -107,7 +107,8 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
     history = torch.stack(history)  # (steps, losses)
     means = dict(zip(losses, history.mean(0).tolist(), strict=True))
     finite = history[:, 0].isfinite().tolist()
-    finite.append(all(p.isfinite().all() for p in model.parameters()))  # after the last step
+    weights = torch.stack([p.isfinite().all() for p in model.parameters()])
+    finite.append(weights.all().item())  # after the last step
     if not all(finite):
         step = epoch * config.steps + finite.index(False)
         raise UserError(f"the loss or a weight is not finite at step {step} (epoch {epoch + 1}): "
@@ -262,17 +263,23 @@ def resume(config, model, optimizer, teacher, data):
         models.check_weights(last["weights"], model.state_dict())
         model.load_state_dict(last["weights"])
         load_moments(optimizer, last["optimizer"]["state"])
-        log = last["log"]
-        numbers = [last["best"], *(number for line in log for number in line.values())]
-        done = [line["epoch"] for line in log if line["seconds"] >= 0]
-        if done != [*range(1, len(done) + 1)] or not np.isfinite(numbers).all():
-            raise ValueError("no log of the epochs so far")
+        check_log(last["log"], last["best"])
     except UserError:
         raise
     except Exception:  # what was altered by hand can be wrong in a dozen ways
         raise UserError(f"{path} is damaged: remove it to start this run again") from None
-    print(f"{config.folder}: resumed after epoch {len(log)}")
-    return log, last["best"]
+    print(f"{config.folder}: resumed after epoch {len(last['log'])}")
+    return last["log"], last["best"]
+
+
+def check_log(log, best):
+    """One line for each epoch so far, and nothing but finite numbers; else some exception."""
+    numbers = [best]
+    for line in log:
+        numbers += [line["seconds"], *line.values()]
+    epochs = [line["epoch"] for line in log]
+    if epochs != [*range(1, len(log) + 1)] or not np.isfinite(numbers).all():
+        raise ValueError("no log of the epochs so far")
 
 
 def load_moments(optimizer, state):

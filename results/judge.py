@@ -99,21 +99,22 @@ def masks_of(model, data, split, most, config):
             if config.method == "cls":  # which has no generator
                 masks["noise-free"] = out.mask
             else:
-                masks.update(masks_of_generator(model, x, out, selectable, config))
+                masks.update(masks_of_generator(out, selectable, config))
         for name, score in scores.items():
             masks[name] = rekd.rate_mask(score, config.rate, selectable)
         found.append({name: widen(mask, data) for name, mask in masks.items()})
     return rows, {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
-def masks_of_generator(model, x, out, selectable, config):
+def masks_of_generator(out, selectable, config):
     """The mask of evaluation, and two that are made as in the last steps of training."""
     held = config.rate if config.lambda_select is None else None
     scale = config.tau_end if config.noise == "annealed" else 1.0
     logits = F.pad(out.keep_logits.unsqueeze(-1), (1, 0))  # (B, N, 2)
     if held is not None:
         logits = rekd.at_rate(logits, held, selectable, scale)
-    sampled = model(x, config.tau_end, rate=held, noise_scale=scale).mask
+    noise = scale * rekd.gumbel_noise(logits.shape, device=logits.device)
+    sampled, _ = rekd.sample_mask(logits, config.tau_end, selectable, noise)
     return {"noise-free": rekd.hard_mask(logits, selectable), "by rank": out.mask,
             "sampled": sampled}
 
