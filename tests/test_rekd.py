@@ -1,5 +1,6 @@
 """The method: worked examples by hand, the paper's formulas once more in float64, properties."""
 
+import copy
 import math
 
 import pytest
@@ -255,6 +256,14 @@ def test_the_rate_is_held_unless_lambda_select_steers_it(batch):
     assert rekd.re_losses(model, *batch, **common, lambda_select=0.1)["rate_sampled"] > 0.9
     losses = rekd_losses(model, TEACHER, *batch, **common, alpha=0.5, lambda_rationale=0.5)
     assert losses["rate_sampled"] < 0.5
+
+def test_a_held_rate_holds_for_the_teacher_in_the_rationale_kd_too(batch):
+    """Networks that differ in how much they would keep, but not in what, have nothing to learn."""
+    eager = copy.deepcopy(TEACHER)
+    eager.generator.conv.bias[1] += 3
+    losses = rekd_losses(eager, TEACHER, *batch, tau=0.5, rate=0.25, alpha=0.5,
+                         lambda_rationale=0.5)
+    assert losses["rationale_kd"].item() == pytest.approx(0, abs=1e-4)
 
 def kd_alone(student, teacher, batch, **options):
     return rekd_losses(student, teacher, *batch, **{
