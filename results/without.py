@@ -1,6 +1,6 @@
 """train.py without one of its parts, to see what that one is worth.
 
-    python results/without.py packing --method re --seed 2026 --out runs-without-packing
+    python results/without.py packing --method re --seed 2026 --out runs/without-packing
 """
 
 import sys
@@ -19,12 +19,35 @@ def random_scores(generator, x):
     return torch.randn(*generator.selectable(x).shape, 2, device=x.device)
 
 
-UNDO = {
-    "packing": (train, "packed_length", lambda features, rate, config: None),
-    "curriculum": (rekd, "annealed_rate", lambda step, total_steps, rate: rate),
-    "generator": (models.Generator, "forward", random_scores),
+def everything(logits, tau=None, selectable=None, noise=None):
+    """In place of a sampled mask: all is read. No choice is made, so none can be learned."""
+    return rekd.content(torch.ones_like(logits[..., 0]), selectable), torch.zeros_like(logits)
+
+
+def all_of(scores, rate, selectable=None):
+    """In place of the mask of evaluation."""
+    return torch.ones_like(scores) if selectable is None else selectable.float()
+
+
+answers = train.Teacher.said
+
+
+def said_of_the_next(teacher, epoch, rows, x):
+    """The teacher's rationales, all at the wrong place: one feature further on."""
+    keep, logits = answers(teacher, epoch, rows, x)
+    return keep.roll(1, 1), logits
+
+
+PARTS = {  # name: (where, what, what takes its place)
+    "packing": [(train, "packed_length", lambda features, rate, config: None)],
+    "curriculum": [(rekd, "annealed_rate", lambda step, total_steps, rate: rate)],
+    "generator": [(models.Generator, "forward", random_scores)],
+    "place": [(train.Teacher, "said", said_of_the_next)],
+    "selection": [(rekd, "sample_mask", everything), (rekd, "rate_mask", all_of),
+                  (train, "packed_length", lambda features, rate, config: None)],
 }
 
 if __name__ == "__main__":
-    setattr(*UNDO[sys.argv.pop(1)])
+    for part in PARTS[sys.argv.pop(1)]:
+        setattr(*part)
     train.cli()
