@@ -1,12 +1,15 @@
-"""The look and the words of results/README.md: tables, what stands below them, what to read there.
+"""The look and the words of results/README.md: tables, charts, what to read there.
 
 `found` is the runs of an arm, {"cls": {seed: line}, "re": ..., "rekd": ..., "teacher": ...}, with
-the lines of runs.jsonl.
+the lines of runs.jsonl; `arms` is {arm: its runs}.
 """
 import contextlib
 import re
 from statistics import mean, stdev
 from textwrap import fill
+
+from charts import chart, interval
+from questions import EPOCHS, QUESTIONS, SETS, answer, base, compare, epochs_arm, variance_ratio
 
 from rekd import sign_flip_test
 
@@ -47,17 +50,160 @@ def aligned(rows):
     return "\n".join(["```", *lines, "```"])
 
 
+def page(arms):
+    """results/README.md."""
+    sections = [section(arm, arms[arm]) for arm in TITLES if arms[arm]["re"]]
+    parts = [INTRODUCTION.strip(), *findings(arms), *pictures(arms), *answers(arms),
+             variances(arms), *rationales(arms), ASK.strip(), "## The main arms, one by one",
+             *sections, every_arm(arms)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+# ------------------------------------------------------------------------------- charts and answers
+AXES = {  # of the arms whose name goes on so
+    "epochs": ("by training", "epochs of the student"),
+    "examples": ("by size of the training set", "training examples"),
+    "size": ("by size of the student", "parameters of the CLS student"),
+    "rate": ("by rate", "share of the features that is kept"),
+}
+
+
+def charts_of(arms):
+    """-> {file: (title, what the x axis is, [(what stands there, the arm's runs)])}"""
+    found = {}
+    for name, title in SETS.items():
+        for axis, (by, what) in AXES.items():
+            start = f"{name}-{axis}-"
+            places = {arm.removeprefix(start): runs for arm, runs in arms.items()
+                      if arm.startswith(start) and runs["re"]}
+            if axis == "size":
+                places = {f"{parameters(runs):,}": runs for runs in places.values()}
+            if name == "minilm" and axis == "epochs":
+                places["12"] = arms["minilm"]
+            ordered = sorted(places.items(), key=lambda place: float(place[0].replace(",", "")))
+            found[f"{axis}-{name}"] = f"{title}, {by}", what, ordered
+    return {file: drawn for file, drawn in found.items() if len(drawn[2]) > 1}
+
+
+def draw_charts(arms):
+    """-> {file: SVG}"""
+    drawn = {}
+    for file, (title, axis, places) in charts_of(arms).items():
+        panels = {}
+        for head, key in (("accuracy", "accuracy"), ("F1 with the true rationale", "f1")):
+            series = {label: [measured(found[method], key) for _, found in places]
+                      for label, method in LABELS.items()}
+            series = {label: points for label, points in series.items() if any(points)}
+            if series:
+                panels[head] = series
+        drawn[file] = chart(title, axis, [place for place, _ in places], panels)
+    return drawn
+
+
+LABELS = {"CLS": "cls", "RE": "re", "REKD": "rekd", "teacher": "teacher"}
+
+
+def parameters(found):
+    return next(iter(found["cls"].values()))["parameters"]
+
+
+def pictures(arms):
+    parts = ["## Charts", CHARTS.strip()]
+    for file, (title, _, places) in charts_of(arms).items():
+        seeds = max(len(found["re"]) for _, found in places)
+        parts.append(f"![{title}](charts/{file}.svg)\n\n*{title}: {seeds} seeds"
+                     f"{cost(places[-1][1])}.*")
+    return parts
+
+
+def cost(found):
+    """What the teacher of an arm took, beside its REKD student."""
+    told, students = list(found["teacher"].values()), list(found["rekd"].values())
+    if not told or not students:
+        return ""
+    seconds = mean(line["seconds"] for line in students)
+    return (f"; at the last place the teacher trained for {number(told[-1]['seconds'], 0)} s and a "
+            f"REKD student for {number(seconds, 0)} s")
+
+
+def answers(arms):
+    """Each question: its table and a sentence."""
+    parts = ["## Questions", PAIRED.strip()]
+    for question, rows in QUESTIONS.items():
+        compared = compare(arms, rows)
+        if not compared:
+            continue
+        table = [["comparison", "seeds", "accuracy, difference", "p", "p, Holm", "F1, difference"]]
+        for row in compared:
+            f1 = around(mean(row["f1"]), interval(row["f1"])) if len(row["f1"]) > 1 else "-"
+            ps = [number(row[key], 3) if row["n"] >= 6 else "-" for key in ("p", "holm")]
+            table.append([row["what"], str(row["n"]), around(row["mean"], row["half"]), *ps, f1])
+        parts += [f"### {question}", aligned(table), answer(compared)]
+        parts += paragraphs(READINGS.get(question, ""), {}, arms)
+    return parts
+
+
+def around(middle, half):
+    return f"{'+' if middle >= 0 else ''}{number(middle, 3)} +- {number(half, 3)}"
+
+
+def variances(arms):
+    rows = [["students", "seeds", "RE", "REKD", "variance of RE / of REKD"]]
+    for name in SETS:
+        for epochs in EPOCHS[name]:
+            found = arms[epochs_arm(name, epochs)]
+            if min(len(found["re"]), len(found["rekd"])) < 5:
+                continue
+            ratio = variance_ratio(found["re"], found["rekd"])
+            told = "-" if ratio is None else "{:.2g} ({:.2g} to {:.2g})".format(*ratio)
+            cells = [spread(measured(found[method], "accuracy"), 4) for method in ("re", "rekd")]
+            rows.append([f"{SETS[name]}, {epochs} epochs", str(len(found["re"])), *cells, told])
+    if len(rows) == 1:
+        return ""
+    return f"### Does REKD vary less from seed to seed?\n\n{aligned(rows)}\n\n{VARIANCE.strip()}"
+
+
+def rationales(arms):
+    """Are they right, and faithful?"""
+    parts = ["### Are the rationales right, and faithful?", RIGHT.strip()]
+    for name, title in SETS.items():
+        found = arms[base(name)]
+        if any("judge" in line for line in found["re"].values()):
+            parts += [f"{title}:", table_of_masks(found)]
+    return parts if len(parts) > 2 else []
+
+
+def every_arm(arms):
+    """Accuracies of all arms, none left out."""
+    rows = [["arm", "seeds", "CLS", "RE", "REKD", "F1 of RE", "F1 of REKD"]]
+    for arm, found in arms.items():
+        seeds = max(len(found[method]) for method in ("cls", "re", "rekd"))
+        if seeds:
+            cells = [spread(measured(found[method], "accuracy"), 3)
+                     for method in ("cls", "re", "rekd")]
+            cells += [spread(measured(found[method], "f1"), 2) for method in ("re", "rekd")]
+            rows.append([arm, str(seeds), *cells])
+    return "## Every arm\n\nAccuracy on the test set.\n\n" + aligned(rows)
+
+
+def findings(arms):
+    return ["## Findings", *paragraphs(FINDINGS, {}, arms)]
+
+
+# ------------------------------------------------------------------------------------------- tables
 MASKS = ["by rank", "sampled", "random", "saliency"]
 
 
 def table_of_masks(found):
     """Accuracy of the predictor, by the mask it reads; and what the masks by rank alone tell."""
     rows = [["method", *MASKS, "alone", "sufficiency", "comprehensiveness"]]
-    for method in ("re", "rekd"):
+    for method in ("cls", "re", "rekd"):
         judged = [line["judge"] for line in found[method].values() if "judge" in line]
         if judged:
-            cells = [[masks[name]["accuracy"] for masks in judged] for name in MASKS]
-            cells += [[masks["by rank"][key] for masks in judged] for key in rows[0][-3:]]
+            own = "saliency" if method == "cls" else "by rank"  # which has no other rationale
+            cells = [[masks[name]["accuracy"] for masks in judged if name in masks]
+                     for name in MASKS]
+            cells += [[masks[own][key] for masks in judged] for key in rows[0][-3:]]
             rows.append([method.upper(), *(spread(values, 3) for values in cells)])
     return aligned(rows)
 
@@ -99,21 +245,28 @@ def budget(found):
     return text + (f" (teacher: {teachers[-1]['config']['epochs']})" if teachers else "")
 
 
-def paragraphs(text, found):
-    """Words with figures: {re_accuracy} is a mean, {re_2028_accuracy} the value of one seed.
+class Figures(dict):
+    """The mean of {re_accuracy}, and of {glyphs-base/re_accuracy}, when a text asks for it."""
 
-    A paragraph whose figures the lines (no longer) have is left out.
-    """
-    figures = {}
-    for method, runs in found.items():
-        for seed, line in runs.items():
-            figures |= {f"{method}_{seed}_{key}": value for key, value in line["test"].items()}
-            figures |= {f"{method}_{key}": mean(measured(runs, key)) for key in line["test"]
-                        if measured(runs, key)}
+    def __init__(self, found, arms):
+        super().__init__(found=found, arms=arms)
+
+    def __missing__(self, name):
+        arm, _, name = name.rpartition("/")
+        found = self["arms"][arm] if arm else self["found"]
+        method, _, key = name.partition("_")
+        values = measured(found[method], key)
+        if not values:
+            raise KeyError(name)
+        return mean(values)
+
+
+def paragraphs(text, found, arms=None):
+    """Words with figures, see Figures. A paragraph whose figures no line has is left out."""
     parts = []
     for part in text.split("\n\n"):
         with contextlib.suppress(KeyError):
-            parts.append(part.format(**figures))
+            parts.append(part.format_map(Figures(found, arms)))
     return [fill(part, 100, break_on_hyphens=False) for part in parts if part]
 
 
@@ -157,6 +310,34 @@ The columns:
 - *gap recovered*: (REKD - RE) / (CLS - RE), the share of what RE loses that the teacher brings
   back. It is given only where CLS - RE is more than two standard errors above 0.
 """
+
+FINDINGS = ""
+
+CHARTS = """
+Mean of the seeds with its 95 % interval. Base of the built-in sets: 2,000 training examples, 8
+epochs, glyphs with masking `drop` and phrases with `zero`; one point is changed at a time. Of IMDB:
+2,000 reviews of up to 64 tokens, masking `drop`, students (`bert_nano`) from scratch, a teacher of
+six pretrained layers. CLS, RE and REKD students of a place have the same data, epochs and steps.
+"""
+
+PAIRED = """
+Differences are paired by seed, +- half of a 95 % interval (Student's t). p: exact two-sided
+sign-flip test; *Holm*: corrected for the number of comparisons in its table.
+"""
+
+READINGS = {}
+
+VARIANCE = """
+Accuracy, mean +- standard deviation; the ratio with a 95 % bootstrap interval over the seeds.
+"""
+
+RIGHT = """
+Three seeds, at most 2,000 test examples; columns as in the introduction. CLS has no rationale: its
+row shows random features, those of largest gradient x input (saliency), and of the latter what they
+give away, their sufficiency and comprehensiveness. Its predictor never learned to read a part.
+"""
+
+ASK = ""
 
 TITLES = {
     "glyphs-drop": "Glyphs, masking drop",

@@ -28,7 +28,7 @@ ROOT = RESULTS.parent
 RUNS = RESULTS / "runs.jsonl"
 sys.path[:0] = [str(RESULTS), str(ROOT)]
 import torch  # noqa: E402
-from pages import INTRODUCTION, TITLES, budget, gap_recovered, measured, section, spread  # noqa
+from pages import TITLES, budget, draw_charts, gap_recovered, measured, page, spread  # noqa: E402
 
 from models import load  # noqa: E402
 from results.judge import COLUMNS, data_of, judge_masks  # noqa: E402
@@ -336,11 +336,8 @@ def students(lines, arm):
     return found
 
 
-def page(lines):
-    """results/README.md, from the lines of runs.jsonl."""
-    found = {arm: students(lines, arm) for arm in TITLES}
-    parts = [section(arm, found[arm]) for arm in TITLES if found[arm]["re"]]
-    return "\n\n".join([INTRODUCTION.strip(), *parts]) + "\n"
+def all_students(lines):
+    return {arm: students(lines, arm) for arm in ARMS}
 
 
 def small_table(lines):
@@ -382,7 +379,12 @@ def main():
         collect(args.collect)
     if args.report:
         lines, readme = read_lines(), ROOT / "README.md"
-        (RESULTS / "README.md").write_text(page(lines))
+        arms = all_students(lines)
+        (RESULTS / "README.md").write_text(page(arms))
+        shutil.rmtree(RESULTS / "charts", ignore_errors=True)
+        for name, drawn in draw_charts(arms).items():
+            (RESULTS / "charts").mkdir(exist_ok=True)
+            (RESULTS / "charts" / f"{name}.svg").write_text(drawn)
         readme.write_text(with_table(readme.read_text(), small_table(lines)))
 
 

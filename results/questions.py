@@ -1,0 +1,143 @@
+"""What results/README.md asks, with the arms that answer it, and the statistics.
+
+Every comparison is paired by seed: the same data, split, epochs and steps on both sides. `p` is the
+exact two-sided sign-flip test on counts of right test examples; `p, Holm` corrects it for the
+number of comparisons in the question. Intervals are 95 % (Student's t over the seeds' differences).
+"""
+import random
+from statistics import mean, stdev
+from textwrap import fill
+
+from charts import interval
+
+from rekd import sign_flip_test
+
+SETS = {"glyphs": "Glyphs", "phrases": "Phrases", "minilm": "IMDB"}  # by prefix of an arm's name
+EPOCHS = {"glyphs": (1, 2, 4, 8, 16, 32), "phrases": (1, 2, 4, 8, 16, 32), "minilm": (3, 6, 12, 24)}
+
+
+def base(name):
+    return "minilm" if name == "minilm" else f"{name}-base"
+
+
+def epochs_arm(name, epochs):
+    return "minilm" if (name, epochs) == ("minilm", 12) else f"{name}-epochs-{epochs}"
+
+
+def beside_base(variants):
+    """REKD as it is by default, beside a variant of it."""
+    return [(f"{title}: default - {label}", (base(name), "rekd"), (f"{name}-{arm}", "rekd"))
+            for name, title in SETS.items() for arm, label in variants.items()]
+
+
+QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)]
+    "Is anything selected?": [
+        (f"{title}: {method.upper()} - predictor trained on random masks",
+         (base(name), method), (f"{name}-random", "re"))
+        for name, title in SETS.items() for method in ("re", "rekd")],
+    "Where is REKD better than RE, at equal epochs?": [
+        (f"{title}, {epochs} epochs: REKD - RE", (epochs_arm(name, epochs), "rekd"),
+         (epochs_arm(name, epochs), "re"))
+        for name, title in SETS.items() for epochs in EPOCHS[name]],
+    "And with fewer examples, at equal steps?": [
+        (f"{SETS[name]}, {n} examples: REKD - RE", (f"{name}-examples-{n}", "rekd"),
+         (f"{name}-examples-{n}", "re"))
+        for name in ("glyphs", "phrases") for n in (250, 500, 1000, 2000, 4000)],
+    "Does the shared annealing matter?": beside_base({
+        "exponential": "exponential", "linear": "linear", "constant-0.5": "tau .5 throughout",
+        "constant-1": "tau 1 throughout", "constant-5": "tau 5 throughout",
+        "annealed-noise": "annealed noise"}),
+    "Which distillation helps?": beside_base({
+        "prediction-only": "predictions alone", "rationale-only": "rationales alone",
+        "alpha-0": "alpha 0", "alpha-0.3": "alpha .3", "alpha-0.7": "alpha .7"}),
+    "Were rationales worth distilling?": [
+        row for name, title in SETS.items() for row in (
+            (f"{title}: REKD - CLS student taught by predictions", (base(name), "rekd"),
+             (f"{name}-everything", "rekd")),
+            (f"{title}: CLS student taught by predictions - CLS", (f"{name}-everything", "rekd"),
+             (base(name), "cls")),
+            (f"{title}: REKD - CLS", (base(name), "rekd"), (base(name), "cls")))],
+    "Whose mask, whose noise?": beside_base({
+        "own-mask": "teacher reads its own mask", "independent": "independent noise"}),
+    "Which teacher?": beside_base({
+        "teacher-same": "of the student's size", "teacher-weak": "weak, 2 epochs",
+        "shifted": "rationales one place off"}),
+}
+
+
+def holm(ps):
+    """Holm's step-down correction: the i-th smallest of m is multiplied by m - i, and none may
+    fall below the one before it."""
+    corrected, least = {}, 0.0
+    for i, p in enumerate(sorted(ps)):
+        least = max(least, min(1.0, p * (len(ps) - i)))
+        corrected.setdefault(p, least)
+    return [corrected[p] for p in ps]
+
+
+def paired(better, worse, key):
+    """{seed: line} twice -> the differences of a metric of the test, seed by seed."""
+    pairs = [(better[seed]["test"].get(key), worse[seed]["test"].get(key))
+             for seed in better if seed in worse]
+    return [a - b for a, b in pairs if None not in (a, b)]
+
+
+def counts(better, worse):
+    """By seed, how many more test examples are right: whole numbers, so that ties stay ties."""
+    return [round(difference * next(iter(better.values()))["test"]["examples"])
+            for difference in paired(better, worse, "accuracy")]
+
+
+def compare(found, rows):
+    """found: {arm: students}. -> [dict of one comparison], of the rows that have runs."""
+    compared = []
+    for what, (arm, method), (other, its_method) in rows:
+        if not {arm, other} <= found.keys():
+            continue  # not every set has every arm
+        better, worse = found[arm][method], found[other][its_method]
+        differences = paired(better, worse, "accuracy")
+        if len(differences) < 2:
+            continue
+        f1 = paired(better, worse, "f1")
+        compared.append({"what": what, "mean": mean(differences), "half": interval(differences),
+                         "n": len(differences), "f1": f1,
+                         "p": sign_flip_test(counts(better, worse))})
+    for row, p in zip(compared, holm([row["p"] for row in compared])):
+        row["holm"] = p
+    return compared
+
+
+def variance_ratio(re, rekd, draws=2000):
+    """Variance of RE's accuracy over that of REKD's, with a 95 % bootstrap interval over seeds, or
+    None where one does not vary."""
+    seeds = [seed for seed in re if seed in rekd]
+    accuracy = [(re[seed]["test"]["accuracy"], rekd[seed]["test"]["accuracy"]) for seed in seeds]
+
+    def ratio(pairs):
+        a, b = (stdev(values) for values in zip(*pairs))
+        return (a / b) ** 2 if b else None
+
+    generator = random.Random(0)
+    drawn = [ratio(generator.choices(accuracy, k=len(accuracy))) for _ in range(draws)]
+    drawn = sorted(value for value in drawn if value is not None)
+    middle = ratio(accuracy)
+    if middle is None or not drawn:
+        return None
+    return middle, drawn[len(drawn) // 40], drawn[-1 - len(drawn) // 40]
+
+
+def answer(compared):
+    """One sentence: which differences are significant after the correction."""
+    tested = [row for row in compared if row["n"] >= 6]
+    sure = [row for row in tested if row["holm"] < 0.05]
+    if not tested:
+        return "Too few seeds for a test: read the intervals."
+    up = [row["what"] for row in sure if row["mean"] > 0]
+    down = [row["what"] for row in sure if row["mean"] < 0]
+    parts = [f"significant at .05 after the correction, of {len(tested)} comparisons with six "
+             f"seeds or more: {len(up)} above 0, {len(down)} below"]
+    if up:
+        parts.append("above: " + ", ".join(up))
+    if down:
+        parts.append("below: " + ", ".join(down))
+    return fill("; ".join(parts)[0].upper() + "; ".join(parts)[1:] + ".", 100)
