@@ -676,10 +676,10 @@ def picture(path, title, classes, examples, shown):
 SIDE = 128  # pixels of an image in a picture
 
 
-def tiles(example, found):
-    """A row of the picture -> [(image (3, SIDE, SIDE), caption, its colour)]."""
+def tiles(example, found, side=SIDE):
+    """A row of the picture -> [(image (3, side, side), caption, its colour)]."""
     def zoom(image):  # nearest, so that pixels stay pixels
-        return F.interpolate(image[None].float(), size=(SIDE, SIDE))[0]
+        return F.interpolate(image[None].float(), size=(side, side))[0]
 
     def kept(mask):  # the rest is dark
         grid = mask.reshape(1, int(len(mask) ** 0.5), -1)  # (N,) -> (1, grid, grid)
