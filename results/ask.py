@@ -11,6 +11,7 @@ tells whose a rationale is; this script draws the order again from the page's ke
 import argparse
 import base64
 import hashlib
+import html
 import io
 import json
 import math
@@ -28,7 +29,6 @@ import models  # noqa: E402
 import train  # noqa: E402
 from data import UserError  # noqa: E402
 from results.judge import data_of  # noqa: E402
-from train import escape  # noqa: E402
 
 NEITHER, FIRST, SECOND = 0, 1, 2  # an answer
 FIELDS = {"page": str, "reader": str, "examples": int, "same": int, "answers": dict}  # of a file
@@ -51,12 +51,13 @@ TASK = {"image": "Two programs told the label of an image from a few patches of 
                 "that each one kept are marked."}
 QUESTION = """<section data-example="{name}" hidden>
 <h2 tabindex="-1">Label: <b>{label}</b></h2>
+<div class="row">
 {whole}
-<div class="pair">
 <figure><figcaption>1</figcaption>{first}</figure>
 <figure><figcaption>2</figcaption>{second}</figure>
 </div>
 </section>"""
+WHOLE = '<figure class="whole"><figcaption>Image</figcaption>{}</figure>'
 
 
 def make_page(paths, args):
@@ -113,9 +114,10 @@ def drawn(example, found, data_input):
     """-> as HTML: the whole input (nothing, of a text), what each of two models kept of it."""
     example = example._replace(truth=None)  # which is not the question
     if example.spans is None:
-        images = [image for image, _, _ in train.tiles(example, found, data_input["image_size"])]
-        names = ["The whole image", "What the first kept", "What the second kept"]
-        return [f'<img alt="{name}" src="{png(image)}">' for name, image in zip(names, images)]
+        images = [png(image) for image, *_ in train.tiles(example, found, data_input["image_size"])]
+        whole = WHOLE.format(f'<img alt="The whole image" src="{images[0]}">')
+        return [whole, *(f'<img alt="What one program kept of it" src="{image}">'
+                         for image in images[1:])]
     width = data_input["max_length"]
     end = train.read_to(example, width)
     rest = "" if end == len(example.shown) else ' <span class="unread">[&hellip;]</span>'
@@ -133,8 +135,8 @@ def png(image):
 
 def question(page, name, label, whole, re, rekd):
     first, second = (rekd, re) if rekd_is_first(page, name) else (re, rekd)
-    return QUESTION.format(name=escape(name), label=escape(label), whole=whole, first=first,
-                           second=second)
+    return QUESTION.format(name=html.escape(name), label=html.escape(label), whole=whole,
+                           first=first, second=second)
 
 
 # ------------------------------------------------------------------------------------- the answers
@@ -144,7 +146,7 @@ share: of REKD among the decided, with its exact (Clopper-Pearson) interval
 p: exact two-sided binomial test of a share of one half"""
 MANY = """
 all: as if no answer hung on another; of the same examples they do, so it is too sure of itself
-by majority: every example counts once, for the one that more readers picked"""
+by majority: every example counts once, for the one that more readers picked; ties as neither"""
 
 
 def count(paths):
@@ -167,8 +169,8 @@ def count(paths):
         rows.append(row("all", [pick for picks in votes.values() for pick in picks], asked))
         rows.append(row("by majority", map(majority, votes.values()), len(votes)))
     examples, same = (sum(file[key] for file in pages.values()) for key in ("examples", "same"))
-    title = (f"{len(files)} readers, {len(pages)} pages, {examples} examples; {same} of these left "
-             f"out, as both rationales are the same\n")
+    title = (f"readers: {len(files)}; pages: {len(pages)}; examples: {examples}, of which {same} "
+             f"were left out, as both rationales are the same\n")
     return "\n".join([title, *train.aligned(rows), NOTE + (MANY if len(files) > 1 else "")])
 
 
