@@ -317,8 +317,8 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
     prediction_kd = torch.zeros_like(prediction)
     if lambda_prediction > 0:
         if teacher_reads == "student":
-            # It reads the whole mask, and packs by itself as a model in eval mode does. On a GPU the
-            # host would wait for the length that this takes, so there it is `packed`.
+            # It packs by itself, as a model in eval mode does, and so reads the whole mask. On a
+            # GPU the host would wait for the length that this takes: there it is `packed`.
             with torch.no_grad():
                 teacher_logits = teacher.predict(x, out.mask, packed if x.is_cuda else None)
         prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)

@@ -337,7 +337,20 @@ row shows random features, those of largest gradient x input (saliency), and of 
 give away, their sufficiency and comprehensiveness. Its predictor never learned to read a part.
 """
 
-ASK = ""
+ASK = """
+### Do people find them better? Not asked yet
+
+`python results/ask.py RUN RUN`, with the folders of an RE and a REKD student of the same data and
+rate, writes `ask.html`: one file that needs no network, for a computer or a phone. It shows 30 test
+examples (`--examples`), each with its label and the two rationales, unnamed and in random order; a
+reader picks the one that explains the label better, or neither. Equal rationales are left out and
+counted. Answers stay in the browser until the reader saves them to a small file.
+
+`python results/ask.py answers-*.json` counts such files: for each reader and in all, how often
+REKD, RE or neither was picked, REKD's share of the decided with its exact (Clopper-Pearson) 95 %
+interval, and an exact two-sided binomial test. Answers of several readers to the same examples are
+not independent, so the line "by majority", where every example counts once, is the safer one.
+"""
 
 TITLES = {
     "glyphs-drop": "Glyphs, masking drop",

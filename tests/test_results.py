@@ -7,11 +7,21 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "results"))
+import charts  # noqa: E402
+import pages  # noqa: E402
+import questions  # noqa: E402
 import study  # noqa: E402
 
 
-def test_the_page_of_results_is_made_from_the_runs():
-    assert (ROOT / "results" / "README.md").read_text() == study.page(study.read_lines())
+@pytest.fixture(scope="module")
+def arms():
+    return study.all_students(study.read_lines())
+
+
+def test_the_page_of_results_and_its_charts_are_made_from_the_runs(arms):
+    assert (ROOT / "results" / "README.md").read_text() == pages.page(arms)
+    drawn = {path.stem: path.read_text() for path in (ROOT / "results" / "charts").glob("*.svg")}
+    assert drawn == pages.draw_charts(arms)
 
 
 def test_the_readme_has_the_table_of_the_runs():
@@ -33,9 +43,10 @@ def runs(tmp_path, monkeypatch):
     for seed in (1, 2, 3):
         run = tmp_path / "runs" / f"student-seed{seed}"
         run.mkdir(parents=True)
-        config = {"role": "student", "method": "cls", "seed": seed, "dataset": "x", "limit": None}
+        config = {"role": "student", "method": "cls", "seed": seed, "dataset": "x", "limit": None,
+                  "preset": "?", "max_length": 9}
         (run / "config.json").write_text(json.dumps(config))
-        (run / "log.jsonl").write_text('{"epoch": 1, "loss": 0.123456789}\n')
+        (run / "log.jsonl").write_text('{"epoch": 1, "loss": 0.123456789, "lr": 1}\n')
         if seed < 3:
             test = {"accuracy": 0.9933333396911621, "examples": 3000}
             result = {"test": test, "dev": test, "epoch": 1, "parameters": 5, "seconds": 1.5,
@@ -51,9 +62,60 @@ def test_a_finished_run_is_collected_once(runs):
     assert [line["config"]["seed"] for line in lines] == [1, 2]
     assert "limit" not in lines[0]["config"]  # it was null
     assert lines[0]["test"]["accuracy"] == 0.99333334
-    assert lines[0]["curve"] == [{"epoch": 1, "loss": 0.123457}]
+    assert lines[0]["curve"] == {"loss": [0.1235]}
 
 
-def test_every_line_belongs_to_one_arm():
+def test_every_line_belongs_to_an_arm():
     for line in study.read_lines():
-        assert sum(study.belongs(line["config"], arm) for arm in study.ARMS) == 1
+        assert any(study.belongs(line, arm) for arm in study.ARMS), line["command"]
+
+
+def test_a_command_for_each_stretch_of_missing_seeds():
+    assert study.missing("glyphs-random", []) == [("re", 2026, 10)]
+    options = {"init": "scratch", **study.ARMS["glyphs-random"]}
+    config = {**study.COMMON, **study.recipe_of(options, "image"), **options, "role": "student",
+              "preset": "vit_nano", "seed": 2028}
+    found = study.missing("glyphs-random", [{"config": config}])
+    assert found == [("re", 2026, 2), ("re", 2029, 7)]
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_comparisons():
+    # Sorted: .01 * 3 = .03; .02 * 2 = .04; .04 * 1 = .04 (no smaller than the one before).
+    assert questions.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert questions.holm([0.5, 0.6]) == [1.0, 1.0]  # .6 may not fall below it
+
+
+def test_a_comparison_is_paired_by_seed():
+    def runs(*accuracies):
+        return {2026 + k: {"test": {"accuracy": a, "examples": 100}}
+                for k, a in enumerate(accuracies)}
+
+    found = {"a": {"rekd": runs(0.9, 0.8, 0.7)}, "b": {"re": runs(0.8, 0.7, 0.6, 0.1)}}
+    [row] = questions.compare(found, [("a - b", ("a", "rekd"), ("b", "re")),
+                                      ("not run", ("a", "rekd"), ("c", "re"))])
+    assert row["n"] == 3  # the fourth seed has no partner
+    assert row["mean"] == pytest.approx(0.1)
+    assert row["p"] == row["holm"] == 0.25  # 2 of 2^3 signs
+
+
+def test_a_ratio_of_variances_by_hand():
+    def runs(*accuracies):
+        return {k: {"test": {"accuracy": a}} for k, a in enumerate(accuracies)}
+
+    ratio, low, high = questions.variance_ratio(runs(.1, .3, .5, .7), runs(.2, .3, .4, .5))
+    assert ratio == pytest.approx(4)  # twice as far apart
+    assert low == pytest.approx(4) and high == pytest.approx(4)  # in every draw
+    assert questions.variance_ratio(runs(.1, .2), runs(.3, .3)) is None
+
+
+def test_an_interval_by_hand():
+    # Of 1, 2, 3: standard deviation 1, t of 2 degrees of freedom 4.303, so 4.303 / sqrt(3).
+    assert charts.interval([1.0, 2.0, 3.0]) == pytest.approx(2.484, abs=1e-3)
+    assert charts.interval([1.0]) == 0
+
+
+def test_a_chart_shows_each_mean_at_its_height():
+    svg = charts.chart("t < u", "x", [1, 2], {"accuracy": {"RE": [[0.0], [1.0]]}})
+    assert "t &lt; u" in svg
+    bottom, top = charts.TOP + charts.HIGH, charts.TOP
+    assert f",{bottom:.1f} " in svg and f',{top:.1f}"' in svg
