@@ -98,7 +98,8 @@ def compare(found, rows):
         differences = paired(better, worse, "accuracy")
         if len(differences) < 2:
             continue
-        f1 = paired(better, worse, "f1")
+        chosen = all(line["test"]["rate_mean"] < 1 for line in (*better.values(), *worse.values()))
+        f1 = paired(better, worse, "f1") if chosen else []  # who reads everything chose nothing
         compared.append({"what": what, "mean": mean(differences), "half": interval(differences),
                          "n": len(differences), "f1": f1,
                          "p": sign_flip_test(counts(better, worse))})
@@ -134,10 +135,10 @@ def answer(compared):
         return "Too few seeds for a test: read the intervals."
     up = [row["what"] for row in sure if row["mean"] > 0]
     down = [row["what"] for row in sure if row["mean"] < 0]
-    parts = [f"significant at .05 after the correction, of {len(tested)} comparisons with six "
-             f"seeds or more: {len(up)} above 0, {len(down)} below"]
+    parts = [f"Of {len(tested)} tested (six seeds or more), {len(sure)} differ from 0 at .05 after "
+             f"the correction"]
     if up:
         parts.append("above: " + ", ".join(up))
     if down:
         parts.append("below: " + ", ".join(down))
-    return fill("; ".join(parts)[0].upper() + "; ".join(parts)[1:] + ".", 100)
+    return fill("; ".join(parts) + ".", 100)

@@ -87,7 +87,7 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_comparisons():
 
 def test_a_comparison_is_paired_by_seed():
     def runs(*accuracies):
-        return {2026 + k: {"test": {"accuracy": a, "examples": 100}}
+        return {2026 + k: {"test": {"accuracy": a, "examples": 100, "rate_mean": 0.1}}
                 for k, a in enumerate(accuracies)}
 
     found = {"a": {"rekd": runs(0.9, 0.8, 0.7)}, "b": {"re": runs(0.8, 0.7, 0.6, 0.1)}}
