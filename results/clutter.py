@@ -1,0 +1,148 @@
+"""Something to find: real photographs, each hidden among shuffled patches of others.
+
+    python results/clutter.py data/cifar10 data/clutter --limit 10000
+    python train.py --dataset clutter --image-size 64 --patch-size 8 --rate 0.25
+
+The first folder holds {train,test}/CLASS/* as for train.py (where there is none, cifar10 and
+cifar100 are downloaded), the second is made. A canvas has 8 x 8 patches: the photograph has 4 x 4
+of them, in its own order, and each other one is a patch of any other photograph of any class. So
+a patch alone looks the same inside and outside: only how it goes with its neighbours tells.
+
+`truth.json`, beside train/ and test/, holds the place of every photograph; `python train.py
+--judge` compares rationales with it.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import data as datasets  # noqa: E402
+from data import UserError  # noqa: E402
+
+GRID, OBJECT = 8, 4  # patches on a side: of a canvas, of the photograph on it
+SIDE = 32  # pixels of a photograph; bigger ones are made smaller
+
+
+# ---------------------------------------------------------------- canvases
+def to_patches(photos):
+    """(n, 3, S, S) -> (n, 16, 3, P, P), row by row."""
+    n, _, S, _ = photos.shape
+    P = S // OBJECT
+    cells = photos.view(n, 3, OBJECT, P, OBJECT, P).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(n, OBJECT * OBJECT, 3, P, P)
+
+
+def to_canvas(patches):
+    """(n, 64, 3, P, P) -> (n, 3, 8 P, 8 P)"""
+    n, _, _, P, _ = patches.shape
+    cells = patches.view(n, GRID, GRID, 3, P, P).permute(0, 3, 1, 4, 2, 5)
+    return cells.reshape(n, 3, GRID * P, GRID * P)
+
+
+def hide(patches, rows, generator):
+    """The photographs `rows` (m,) of patches (n, 16, 3, P, P), each among patches of others.
+
+    -> canvases (m, 3, 8 P, 8 P); the place of each photograph, (m, 2): left and top, in patches.
+    """
+    m, n = len(rows), len(patches)
+    other = torch.randint(n - 1, (m, GRID * GRID), generator=generator)
+    other += other >= rows[:, None]  # never the photograph itself
+    part = torch.randint(OBJECT * OBJECT, (m, GRID * GRID), generator=generator)
+    canvas = patches[other, part]                                     # (m, 64, 3, P, P)
+    place = torch.randint(GRID - OBJECT + 1, (m, 2), generator=generator)
+    left, top = place.unsqueeze(-1).unbind(1)                         # (m, 1) each
+    cell = torch.arange(OBJECT * OBJECT)
+    inside = (top + cell // OBJECT) * GRID + left + cell % OBJECT     # (m, 16)
+    canvas[torch.arange(m)[:, None], inside] = patches[rows]
+    return to_canvas(canvas), place
+
+
+# ---------------------------------------------------------------- the folder
+def write_split(split, classes, folder, limit, generator):
+    """PNG files in folder/CLASS/ -> {"FOLDER/CLASS/00000.png": box}, see `add_truth`."""
+    rows = datasets.stratified_order(split.y)[:limit].sort().values
+    patches = to_patches(split.x)
+    truth = {}
+    bar = tqdm(desc=f"writing {folder.name}", total=len(rows), unit="", disable=None)
+    for c, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        canvases, places = hide(patches, rows[split.y[rows] == c], generator)
+        for i, (canvas, place) in enumerate(zip(canvases, places.tolist())):
+            left, top = (cells / GRID for cells in place)
+            file = folder / name / f"{i:05}.png"
+            Image.fromarray(canvas.permute(1, 2, 0).numpy()).save(file)  # (3, H, W) -> (H, W, 3)
+            box = [left, top, left + OBJECT / GRID, top + OBJECT / GRID]
+            truth[f"{folder.name}/{name}/{file.name}"] = box
+            bar.update()
+    return truth
+
+
+def make(source, target, limit=None, seed=0):
+    """The whole folder; it has its name only once it is finished."""
+    if target.exists():
+        raise UserError(f"{target} exists: remove it, or name another folder")
+    *splits, classes, corpus = datasets.read_dataset(source.name, source.parent, SIDE)
+    side = 0 if corpus else splits[0].x.shape[-1]
+    if side % OBJECT or not side:
+        raise UserError(f"{source} must hold photographs whose sides are multiples of {OBJECT} px")
+    generator = torch.Generator().manual_seed(seed)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        folder = Path(scratch, target.name)
+        truth = {}
+        for part, split in zip(("train", "test"), splits):
+            truth |= write_split(split, classes, folder / part, limit, generator)
+        (folder / "truth.json").write_text(json.dumps(truth, indent=0))
+        os.replace(folder, target)
+
+
+# ---------------------------------------------------------------- the truth
+def add_truth(data, folder, patch_size):
+    """Give the test set of images its truth, where its folder has a truth.json.
+
+    That holds of every file the box of what there is to find: left, top, right, bottom, as shares
+    of the image's sides. The truth are the patches that the box touches.
+    """
+    file = folder / "truth.json"
+    if data.test.truth is not None or not file.is_file():
+        return
+    boxes = json.loads(file.read_text())
+    n, _, height, width = data.test.x.shape
+    truth = torch.zeros(n, height, width, dtype=torch.bool)
+    paths = datasets.list_files(folder / "test", data.classes, "image")  # in the order of the set
+    for pixels, (path, _) in zip(truth, paths, strict=True):
+        name = path.relative_to(folder).as_posix()
+        if name not in boxes:
+            raise UserError(f"{file} lacks {name}: make the folder again")
+        left, top, right, bottom = boxes[name]
+        pixels[round(top * height):round(bottom * height),
+               round(left * width):round(right * width)] = True
+    split = datasets.Split(None, data.test.y, truth)
+    split = datasets.image_split(split, data.input["image_size"] // patch_size)
+    data.test.truth = split.truth.to(data.test.y.device)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path, help="photographs: {train,test}/CLASS/*")
+    parser.add_argument("target", type=Path, help="the folder to make")
+    parser.add_argument("--limit", type=int, help="at most so many in each of train and test")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        make(args.source, args.target, args.limit, args.seed)
+    except (UserError, OSError) as error:
+        print(f"clutter.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
