@@ -93,6 +93,8 @@ def make(source, target, limit=None, seed=0):
     side = 0 if corpus else splits[0].x.shape[-1]
     if side % OBJECT or not side:
         raise UserError(f"{source} must hold photographs whose sides are multiples of {OBJECT} px")
+    if limit is not None and limit < len(classes):
+        raise UserError(f"--limit {limit} is less than one photograph of each class")
     generator = torch.Generator().manual_seed(seed)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:

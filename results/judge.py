@@ -9,6 +9,7 @@ explanation that a rationale competes with).
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -18,6 +19,7 @@ import data as datasets
 import rekd
 from data import UserError
 from models import load
+from results.clutter import add_truth
 from train import COMMON, LARGE, SHAPE, aligned, autocast, evaluate, recipe_of, widen
 
 MOST = 2000  # test examples; a gradient, faithfulness and five masks of each take their time
@@ -53,12 +55,15 @@ def judge(args):
 def data_of(config, info, args):
     """The data that a finished model was trained on, by its config."""
     shape = {key: getattr(config, key) for key in SHAPE[info["input"]["kind"]]}
+    data_dir = args.data_dir or config.data_dir
     data = datasets.load_dataset(
-        config.dataset, args.data_dir or config.data_dir, limit=config.limit, views=config.views,
+        config.dataset, data_dir, limit=config.limit, views=config.views,
         vocab=info["input"].get("vocabulary"), device=args.device, **shape)
     if data.fingerprint != info["fingerprint"]:
         raise UserError(f"{config.dataset} is not the data that {args.checkpoint} was trained on: "
                         f"name its --data-dir")
+    if data.corpus is None:
+        add_truth(data, Path(data_dir, config.dataset), config.patch_size)
     return data
 
 
