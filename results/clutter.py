@@ -1,12 +1,13 @@
-"""Something to find: real photographs, each hidden among shuffled patches of others.
+"""Something to find: real photographs, each hidden among shuffled pieces of others.
 
     python results/clutter.py data/cifar10 data/clutter --limit 10000
     python train.py --dataset clutter --image-size 64 --patch-size 8 --rate 0.25
 
 The first folder holds {train,test}/CLASS/* as for train.py (where there is none, cifar10 and
-cifar100 are downloaded), the second is made. A canvas has 8 x 8 patches: the photograph has 4 x 4
-of them, in its own order, and each other one is a patch of any other photograph of any class. So
-a patch alone looks the same inside and outside: only how it goes with its neighbours tells.
+cifar100 are downloaded); the second is made. A canvas has 8 x 8 patches. The photograph has 4 x 4
+of them, anywhere, and around it are tiles of other photographs of any class. Tiles are as big as
+patches, so a patch alone looks the same inside and outside: only how it goes with its neighbours
+tells. Smaller tiles (--tile 4) are easier, as a patch of them shows its seams.
 
 `truth.json`, beside train/ and test/, holds the place of every photograph; `python train.py
 --judge` compares rationales with it.
@@ -14,6 +15,7 @@ a patch alone looks the same inside and outside: only how it goes with its neigh
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -32,49 +34,48 @@ SIDE = 32  # pixels of a photograph; bigger ones are made smaller
 
 
 # ---------------------------------------------------------------- canvases
-def to_patches(photos):
-    """(n, 3, S, S) -> (n, 16, 3, P, P), row by row."""
-    n, _, S, _ = photos.shape
-    P = S // OBJECT
-    cells = photos.view(n, 3, OBJECT, P, OBJECT, P).permute(0, 2, 4, 1, 3, 5)
-    return cells.reshape(n, OBJECT * OBJECT, 3, P, P)
+def to_tiles(photos, tile):
+    """(n, 3, S, S) -> (n, K * K, 3, tile, tile), row by row, with K = S / tile"""
+    tiles = photos.unfold(2, tile, tile).unfold(3, tile, tile)        # (n, 3, K, K, tile, tile)
+    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
 
-def to_canvas(patches):
-    """(n, 64, 3, P, P) -> (n, 3, 8 P, 8 P)"""
-    n, _, _, P, _ = patches.shape
-    cells = patches.view(n, GRID, GRID, 3, P, P).permute(0, 3, 1, 4, 2, 5)
-    return cells.reshape(n, 3, GRID * P, GRID * P)
+def to_canvas(tiles):
+    """(m, 2 K * 2 K, 3, tile, tile) -> (m, 3, 2 S, 2 S)"""
+    side = math.isqrt(tiles.shape[1])
+    rows = tiles.unflatten(1, (side, side)).permute(0, 3, 1, 4, 2, 5)
+    return rows.flatten(4, 5).flatten(2, 3)
 
 
-def hide(patches, rows, generator):
-    """The photographs `rows` (m,) of patches (n, 16, 3, P, P), each among patches of others.
+def hide(tiles, chosen, generator):
+    """The photographs `chosen` (m,) of tiles (n, K * K, 3, tile, tile), each among tiles of others.
 
-    -> canvases (m, 3, 8 P, 8 P); the place of each photograph, (m, 2): left and top, in patches.
+    -> canvases (m, 3, 2 S, 2 S); the place of each photograph, (m, 2): left and top, in patches.
     """
-    m, n = len(rows), len(patches)
-    other = torch.randint(n - 1, (m, GRID * GRID), generator=generator)
-    other += other >= rows[:, None]  # never the photograph itself
-    part = torch.randint(OBJECT * OBJECT, (m, GRID * GRID), generator=generator)
-    canvas = patches[other, part]                                     # (m, 64, 3, P, P)
+    m, n, count = len(chosen), len(tiles), tiles.shape[1]
+    K = math.isqrt(count)
+    other = torch.randint(n - 1, (m, 4 * count), generator=generator)
+    other += other >= chosen[:, None]  # never the photograph itself
+    part = torch.randint(count, (m, 4 * count), generator=generator)
+    canvas = tiles[other, part]                                       # (m, 2 K * 2 K, 3, ...)
     place = torch.randint(GRID - OBJECT + 1, (m, 2), generator=generator)
-    left, top = place.unsqueeze(-1).unbind(1)                         # (m, 1) each
-    cell = torch.arange(OBJECT * OBJECT)
-    inside = (top + cell // OBJECT) * GRID + left + cell % OBJECT     # (m, 16)
-    canvas[torch.arange(m)[:, None], inside] = patches[rows]
+    left, top = (K // OBJECT * place).unsqueeze(-1).unbind(1)         # (m, 1) each, in tiles
+    cell = torch.arange(count)
+    inside = (top + cell // K) * 2 * K + left + cell % K              # (m, K * K)
+    canvas[torch.arange(m)[:, None], inside] = tiles[chosen]
     return to_canvas(canvas), place
 
 
 # ---------------------------------------------------------------- the folder
-def write_split(split, classes, folder, limit, generator):
+def write_split(split, tile, classes, folder, limit, generator):
     """PNG files in folder/CLASS/ -> {"FOLDER/CLASS/00000.png": box}, see `add_truth`."""
     rows = datasets.stratified_order(split.y)[:limit].sort().values
-    patches = to_patches(split.x)
+    tiles = to_tiles(split.x, tile)
     truth = {}
     bar = tqdm(desc=f"writing {folder.name}", total=len(rows), unit="", disable=None)
     for c, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
-        canvases, places = hide(patches, rows[split.y[rows] == c], generator)
+        canvases, places = hide(tiles, rows[split.y[rows] == c], generator)
         for i, (canvas, place) in enumerate(zip(canvases, places.tolist())):
             left, top = (cells / GRID for cells in place)
             file = folder / name / f"{i:05}.png"
@@ -85,23 +86,28 @@ def write_split(split, classes, folder, limit, generator):
     return truth
 
 
-def make(source, target, limit=None, seed=0):
-    """The whole folder; it has its name only once it is finished."""
+def make(source, target, limit=None, tile=None, seed=0):
+    """The whole folder; it has its name only once it is finished. tile: in pixels, None: as big as
+    a patch."""
     if target.exists():
         raise UserError(f"{target} exists: remove it, or name another folder")
     *splits, classes, corpus = datasets.read_dataset(source.name, source.parent, SIDE)
-    side = 0 if corpus else splits[0].x.shape[-1]
-    if side % OBJECT or not side:
-        raise UserError(f"{source} must hold photographs whose sides are multiples of {OBJECT} px")
+    if corpus:
+        raise UserError(f"{source} holds texts, not photographs")
     if limit is not None and limit < len(classes):
         raise UserError(f"--limit {limit} is less than one photograph of each class")
+    side = splits[0].x.shape[-1]
+    tile = tile or side // OBJECT
+    if tile < 1 or side % (OBJECT * tile):
+        raise UserError(f"tiles of {tile} px do not fill the {OBJECT} x {OBJECT} patches of a "
+                        f"photograph of {side} px")
     generator = torch.Generator().manual_seed(seed)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         folder = Path(scratch, target.name)
         truth = {}
         for part, split in zip(("train", "test"), splits):
-            truth |= write_split(split, classes, folder / part, limit, generator)
+            truth |= write_split(split, tile, classes, folder / part, limit, generator)
         (folder / "truth.json").write_text(json.dumps(truth, indent=0))
         os.replace(folder, target)
 
@@ -137,10 +143,11 @@ def main():
     parser.add_argument("source", type=Path, help="photographs: {train,test}/CLASS/*")
     parser.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument("--limit", type=int, help="at most so many in each of train and test")
+    parser.add_argument("--tile", type=int, help="pixels of a tile's side (default: of a patch's)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        make(args.source, args.target, args.limit, args.seed)
+        make(args.source, args.target, args.limit, args.tile, args.seed)
     except (UserError, OSError) as error:
         print(f"clutter.py: {error}", file=sys.stderr)
         sys.exit(2)

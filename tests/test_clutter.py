@@ -35,8 +35,9 @@ def dataset(folder):
     return found
 
 
-def test_the_truth_is_where_the_photograph_is(photos, tmp_path):
-    clutter.make(photos, tmp_path / "hidden")
+@pytest.mark.parametrize("tile", [2, 1])
+def test_the_truth_is_where_the_photograph_is(photos, tmp_path, tile):
+    clutter.make(photos, tmp_path / "hidden", tile=tile)
     test = dataset(tmp_path / "hidden").test
     whole = torch.stack(torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij"))
     places = set()
@@ -50,11 +51,12 @@ def test_the_truth_is_where_the_photograph_is(photos, tmp_path):
         assert photo[1:].equal(whole.byte())       # all of it, each pixel in its place
         number, = photo[0].unique().tolist()
         assert 24 + 5 * y <= number < 29 + 5 * y   # a photograph of the class, of the test set
-        # Around it: whole patches of others of the test set.
-        others = image.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)[:, ~truth]  # (3, 48, 4)
+        # Around it: whole tiles of others of the test set.
+        patches = image.unfold(1, 2, 2).unfold(2, 2, 2)[:, ~truth]  # (3, 48, 2, 2)
+        others = patches.unfold(2, tile, tile).unfold(3, tile, tile).flatten(1, 3).flatten(2)
         assert (others[0] >= 24).all() and (others[0] != number).all()
         assert (others[0] == others[0, :, :1]).all()
-        assert (others[1:] // 2 == others[1:, :, :1] // 2).all()
+        assert (others[1:] // tile == others[1:, :, :1] // tile).all()
     assert len(places) > 3
 
 
@@ -79,12 +81,13 @@ def command(*arguments):
 
 def test_mistakes_are_refused_in_one_sentence(photos, folders, tmp_path, capsys):
     for source, target, sentence in [(photos, photos, "exists: remove it"),
-                                     (folders / "words", tmp_path / "new", "must hold photographs"),
+                                     (folders / "words", tmp_path / "new", "holds texts"),
                                      (tmp_path / "none", tmp_path / "new", "no data set 'none'")]:
         assert command(source, target) == 2
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
     assert command(photos, tmp_path / "new", "--limit", 1) == 2
+    assert command(photos, tmp_path / "new", "--tile", 3) == 2
     assert not (tmp_path / "new").exists()
 
 
