@@ -5,9 +5,10 @@
 
 The first folder holds {train,test}/CLASS/* as for train.py (where there is none, cifar10 and
 cifar100 are downloaded); the second is made. A canvas has 8 x 8 patches. The photograph has 4 x 4
-of them, anywhere, and around it are tiles of other photographs of any class. Tiles are as big as
-patches, so a patch alone looks the same inside and outside: only how it goes with its neighbours
-tells. Smaller tiles (--tile 4) are easier, as a patch of them shows its seams.
+of them, anywhere, and around it are tiles of other photographs of any class, half as wide as a
+patch. Of tiles as wide as a patch (--tile 8), a single patch would look the same inside and
+outside the photograph; but train.py crops its training images at any pixel, which puts seams into
+patches, and a model that looks for them would not find any in the test images.
 
 `truth.json`, beside train/ and test/, holds the place of every photograph; `python train.py
 --judge` compares rationales with it.
@@ -87,8 +88,8 @@ def write_split(split, tile, classes, folder, limit, generator):
 
 
 def make(source, target, limit=None, tile=None, seed=0):
-    """The whole folder; it has its name only once it is finished. tile: in pixels, None: as big as
-    a patch."""
+    """The whole folder; it has its name only once it is finished. tile: in pixels, None: half a
+    patch."""
     if target.exists():
         raise UserError(f"{target} exists: remove it, or name another folder")
     *splits, classes, corpus = datasets.read_dataset(source.name, source.parent, SIDE)
@@ -97,7 +98,7 @@ def make(source, target, limit=None, tile=None, seed=0):
     if limit is not None and limit < len(classes):
         raise UserError(f"--limit {limit} is less than one photograph of each class")
     side = splits[0].x.shape[-1]
-    tile = tile or side // OBJECT
+    tile = tile or side // OBJECT // 2
     if tile < 1 or side % (OBJECT * tile):
         raise UserError(f"tiles of {tile} px do not fill the {OBJECT} x {OBJECT} patches of a "
                         f"photograph of {side} px")
@@ -143,7 +144,7 @@ def main():
     parser.add_argument("source", type=Path, help="photographs: {train,test}/CLASS/*")
     parser.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument("--limit", type=int, help="at most so many in each of train and test")
-    parser.add_argument("--tile", type=int, help="pixels of a tile's side (default: of a patch's)")
+    parser.add_argument("--tile", type=int, help="pixels of a tile's side (default: half a patch's)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
