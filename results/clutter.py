@@ -1,7 +1,7 @@
 """Something to find: real photographs, each hidden among shuffled pieces of others.
 
     python results/clutter.py data/cifar10 data/clutter --limit 10000
-    python train.py --dataset clutter --image-size 64 --patch-size 8 --rate 0.25
+    python train.py --dataset clutter --student vit_micro --image-size 64 --patch-size 8 --rate 0.25
 
 The first folder holds {train,test}/CLASS/* as for train.py (where there is none, cifar10 and
 cifar100 are downloaded); the second is made. A canvas has 8 x 8 patches. The photograph has 4 x 4
@@ -144,7 +144,7 @@ def main():
     parser.add_argument("source", type=Path, help="photographs: {train,test}/CLASS/*")
     parser.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument("--limit", type=int, help="at most so many in each of train and test")
-    parser.add_argument("--tile", type=int, help="pixels of a tile's side (default: half a patch's)")
+    parser.add_argument("--tile", type=int, help="side of a tile in pixels (default: half a patch)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
