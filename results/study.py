@@ -47,6 +47,9 @@ IMDB = dict(dataset="imdb", student="bert_micro", teacher="bert:128:2:4", rate=0
             teacher_init="scratch", masking="drop", seeds=3)
 CIFAR = dict(dataset="cifar10", student="vit_micro", teacher="vit:96:4:4", rate=0.15,
              init="scratch", teacher_init="scratch", masking="drop", seeds=3)
+# Photographs of CIFAR-10 in clutter: python results/clutter.py data/cifar10 data/clutter
+CLUTTER = dict(CIFAR, dataset="clutter", rate=0.25, image_size=64, patch_size=8, limit=2000,
+               epochs=40)
 ARMS = {
     "glyphs-drop": dict(GLYPHS, masking="drop", judge=True),
     "glyphs-zero": dict(GLYPHS, masking="zero", judge=True),
@@ -61,6 +64,8 @@ ARMS = {
     "imdb-2000-random": dict(IMDB, limit=2000, epochs=32, method="re", without="generator"),
     "cifar10-2000": dict(CIFAR, limit=2000, epochs=80, judge=True),
     "cifar10-2000-random": dict(CIFAR, limit=2000, epochs=80, method="re", without="generator"),
+    "clutter-2000": dict(CLUTTER, judge=True),
+    "clutter-2000-random": dict(CLUTTER, method="re", without="generator"),
     "imdb-10000": dict(IMDB, limit=10000, epochs=8, judge=True),
     "imdb-10000-random": dict(IMDB, limit=10000, epochs=8, method="re", without="generator"),
     "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, judge=True),
