@@ -24,19 +24,24 @@ import html
 import itertools
 import json
 import math
+import os
 import platform
 import re
 import shlex
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 import data as datasets
@@ -46,6 +51,10 @@ from data import UserError, write_atomically
 from models import load, read_dict
 
 LARGE = 128  # examples a batch where nothing is learned
+# Which of how many processes this is: the first of one, unless torchrun says otherwise.
+TORCHRUN = os.environ if "TORCHELASTIC_RUN_ID" in os.environ else {}
+RANK = int(TORCHRUN.get("RANK", 0))
+WORLD = int(TORCHRUN.get("WORLD_SIZE", 1))
 
 
 # ---------------------------------------------------------------- 1. one epoch, and its evaluation
@@ -100,7 +109,7 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
             losses = step_losses(model, teacher, known, x, y, step, tau, config)
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        (WORLD * losses["loss"]).backward()  # of the processes' gradients, the mean is taken
         optimizer.step()
         history.append(torch.stack([loss.detach() for loss in losses.values()]))
         progress.step()
@@ -183,6 +192,7 @@ def train(config, teacher, data):
                                   weight_decay=config.weight_decay, fused=True)
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
     log, best = resume(config, model, optimizer, teacher, data)
+    model = shared(model)
     if not log and config.device.type == "cpu" and not config.compile:
         warn_if_long(model, config, data)
     progress = Progress(config, first_epoch=len(log))
@@ -229,6 +239,13 @@ def claim(config):
     if path.exists() and read_dict(path, "config", "remove this run's folder") != recorded(config):
         raise UserError(f"{config.folder} holds a run with other options: choose another --out, "
                         f"or remove it")
+    wait()  # until all processes have seen what lies there
+    if RANK == 0:
+        begin(config, path)
+    wait()
+
+
+def begin(config, path):
     config.folder.mkdir(parents=True, exist_ok=True)
     for part in config.folder.glob("*.part"):  # half a file, of a run that was killed
         part.unlink(missing_ok=True)
@@ -304,8 +321,9 @@ def check_origin(record, config, teacher, data):
 
 def finish(config, log, data, origin):
     """Measure the best checkpoint on the test set, once -> result; its file is written last."""
+    wait()  # until it is written
     model, info = load(config.folder / "best.pt", config.device)
-    test = evaluate(model, data, data.test, config)
+    test = evaluate(shared(model), data, data.test, config)
     result = {"test": test, "dev": info["metric"], "epoch": info["epoch"], **origin,
               "parameters": sum(p.numel() for p in model.parameters()),
               "seconds": round(sum(line["seconds"] for line in log), 1),
@@ -319,11 +337,11 @@ def finish(config, log, data, origin):
 
 
 def save(path, content):
-    write_atomically(path, lambda file: torch.save(content, file))
+    write(path, lambda file: torch.save(content, file))
 
 
 def write_text(path, text):
-    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+    write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 # ---------------------------------------------------------------- 3. the teacher
@@ -360,6 +378,7 @@ def get_teacher(config, data):
         digest.update(weight.cpu().numpy())
     record = {"path": str(path), "sha256": digest.hexdigest(), "preset": info["model"]["preset"],
               "dev": info["metric"]}
+    network = shared(network)
     answers = answers_of(network, record["sha256"], config, data)
     return Teacher(network, [answer.to(config.device) for answer in answers], record)
 
@@ -400,7 +419,8 @@ def answers_of(teacher, sha256, config, data):
     keep = torch.zeros(views, n, num_features(config), dtype=torch.float16)
     logits = torch.zeros(views, n, len(data.classes), dtype=torch.float16)
     for view in range(views):
-        bar = tqdm(desc=f"asking the teacher, view {view + 1} of {views}", total=n, disable=None)
+        bar = tqdm(desc=f"asking the teacher, view {view + 1} of {views}", total=n,
+                   disable=RANK > 0 or None)
         for rows, x, _ in data.batches(data.train, LARGE, view=view):
             with autocast(x.device, config.precision):
                 keep_logits, said = rekd.ask(teacher, x)
@@ -426,8 +446,12 @@ def experiment(args):
             for k in range(args.seeds) for method in methods]
     teachers = [make_config(args, "teacher", "re", args.seed)] if "rekd" in methods else []
     print(f"device: {args.device}, {hardware(args.device)}, {runs[0].precision}")
+    if RANK > 0:
+        wait()  # until the first process has downloaded what the others will find
     check_start(runs, teachers)
     data = load_data(runs[:1] + teachers)
+    if RANK == 0:
+        wait()
     count_steps(teachers + runs, data)
 
     teacher = get_teacher(teachers[0], data) if teachers else None
@@ -450,6 +474,9 @@ def count_steps(runs, data):
     after = 0
     for config in reversed(runs):
         config.batch_size = min(config.batch_size, len(data.train))
+        if config.batch_size < WORLD:
+            raise UserError(f"a batch of {config.batch_size} cannot be shared by {WORLD} "
+                            f"processes: start fewer, or raise --batch-size")
         config.steps = len(data.train) // config.batch_size  # an incomplete batch is left out
         # From scratch, a small set is passed more often, up to a hundred times.
         config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
@@ -473,6 +500,88 @@ def keep_comparison(text, runs, results, teacher, data):
     write_text(path.with_name(path.name + ".txt"), text + "\n")
     pictured, _ = picture(path, data.name, data.classes, test_examples(data), shown)
     print(f"table: {path}.txt\npicture: {pictured}")
+
+
+# ---------------------------------------------------------------- 5. several processes
+# Under torchrun, every process does all that is written above, and knows all data and results. But
+# the networks' work on a batch is shared, and only the first process prints and writes files.
+
+def shared(model):
+    return Shared(model) if WORLD > 1 else model
+
+
+class Shared(rekd.Rationalist):
+    """A model that computes a share of each batch in each process, and then has the results of all.
+
+    So a loss or a count of them is that of the whole batch, L_select of its mean count included. A
+    gradient flows to the own share alone: DistributedDataParallel brings them together.
+    """
+
+    def __init__(self, model):
+        super().__init__(model.generator, model.predictor, model.rate)
+        trained = any(p.requires_grad for p in model.parameters())
+        # In a tuple it is no submodule: the names of the weights stay.
+        self.network = (DistributedDataParallel(model) if trained else model,)
+
+    def forward(self, x, tau=None, noise=None, **options):
+        n = len(x)
+        if n < WORLD:  # a last few examples: every process computes them all
+            return super().forward(x, tau, noise, **options)
+        noise = noise if noise is None else noise[share(n)]
+        with WholeBatchNoise(n):
+            out = self.network[0](x[share(n)], tau, noise, **options)
+        return rekd.Rationale(*(gather(part, n) for part in out))
+
+    def predict(self, x, mask, packed=None):
+        n = len(x)
+        if n < WORLD:
+            return super().predict(x, mask, packed)
+        with WholeBatchNoise(n):
+            logits = super().predict(x[share(n)], mask[share(n)], packed)
+        return gather(logits, n)
+
+
+def share(n):
+    """Which of n rows this process computes."""
+    return slice(n * RANK // WORLD, n * (RANK + 1) // WORLD)
+
+
+def gather(part, n):
+    """Each process's share (b, ...) -> (n, ...)."""
+    whole = part.new_zeros(n, *part.shape[1:])
+    whole[share(n)] = part.detach()
+    dist.all_reduce(whole)    # the sum: where one has numbers, the others have zeros
+    whole[share(n)] = part    # the same numbers, with a gradient
+    return whole
+
+
+class WholeBatchNoise(TorchFunctionMode):
+    """Random numbers are drawn for the whole batch of n, and then the own share is taken: all
+    processes draw what one would draw alone, and remain at the same place in the sequence."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def __torch_function__(self, function, types, args=(), options=None):
+        options = options or {}
+        if function not in (F.dropout, torch.rand_like, Tensor.exponential_):
+            return function(*args, **options)
+        x, *others = args
+        whole = x.new_ones(self.n, *x.shape[1:])
+        drawn = function(whole, *others, **options)[share(self.n)]
+        return x * drawn if function is F.dropout else drawn
+
+
+def wait():
+    """For all processes to come here."""
+    if WORLD > 1:
+        dist.barrier()
+
+
+def write(path, content):
+    if RANK == 0:
+        write_atomically(path, content)
 
 
 # ---------------------------------------------------------------- presentation
@@ -666,7 +775,7 @@ def picture(path, title, classes, examples, shown):
     if examples[0].spans is None:
         path = path.with_name(path.name + ".png")
         image = draw(lines, rows)
-        write_atomically(path, lambda file: image.save(file, format="PNG"))
+        write(path, lambda file: image.save(file, format="PNG"))
     else:
         path = path.with_name(path.name + ".html")
         write_text(path, html_page(lines, rows))
@@ -1033,8 +1142,14 @@ def parse_args():
 
 
 def fail(message):
+    hold()
     print("train.py:", str(message).replace("\n", " "), file=sys.stderr)
     sys.exit(2)
+
+
+def hold():
+    """Mostly all processes fail alike: the first speaks, and torchrun ends the others meanwhile."""
+    time.sleep(5 * RANK)
 
 
 def default_init(dataset, preset):
@@ -1154,6 +1269,8 @@ def choose_device(name):
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(auto if name == "auto" else name)
+        if WORLD > 1 and device.type == "cuda":  # what follows calls it "cuda"
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.zeros(1, device=device).item()  # an old GPU may hold a tensor, but compute nothing
     except (RuntimeError, AssertionError):
         raise UserError(f"no device {name!r} here: use --device auto or cpu") from None
@@ -1163,8 +1280,12 @@ def choose_device(name):
 def main():
     # A user's text may hold what the terminal cannot show; a pipe wants each line as it comes.
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    if RANK > 0:
+        sys.stdout = open(os.devnull, "w")
     args = parse_args()
     args.device = choose_device(args.device)
+    if WORLD > 1:  # NCCL on GPUs, gloo on CPUs. A download may take long; torchrun ends what hangs
+        dist.init_process_group(timeout=timedelta(days=1))
     if args.explain:
         explain(args)
     elif args.judge:
@@ -1172,6 +1293,8 @@ def main():
         judge(args)
     else:
         experiment(args)
+    if WORLD > 1:
+        dist.destroy_process_group()
 
 
 def cli():
@@ -1189,6 +1312,9 @@ def cli():
         print("interrupted: the same command with --resume goes on after the last finished epoch",
               file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        hold()
+        raise
 
 
 if __name__ == "__main__":
