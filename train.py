@@ -524,18 +524,18 @@ class Shared(rekd.Rationalist):
         self.network = (DistributedDataParallel(model) if trained else model,)
 
     def forward(self, x, tau=None, noise=None, **options):
+        network, = self.network
         n = len(x)
         if n < WORLD:  # a last few examples: every process computes them all
-            return super().forward(x, tau, noise, **options)
-        noise = noise if noise is None else noise[share(n)]
+            return network(x, tau, noise, **options)
+        if noise is not None:
+            noise = noise[share(n)]
         with WholeBatchNoise(n):
-            out = self.network[0](x[share(n)], tau, noise, **options)
+            out = network(x[share(n)], tau, noise, **options)
         return rekd.Rationale(*(gather(part, n) for part in out))
 
     def predict(self, x, mask, packed=None):
         n = len(x)
-        if n < WORLD:
-            return super().predict(x, mask, packed)
         with WholeBatchNoise(n):
             logits = super().predict(x[share(n)], mask[share(n)], packed)
         return gather(logits, n)
@@ -550,14 +550,14 @@ def gather(part, n):
     """Each process's share (b, ...) -> (n, ...)."""
     whole = part.new_zeros(n, *part.shape[1:])
     whole[share(n)] = part.detach()
-    dist.all_reduce(whole)    # the sum: where one has numbers, the others have zeros
-    whole[share(n)] = part    # the same numbers, with a gradient
+    dist.all_reduce(whole)  # the sum: where one has numbers, the others have zeros
+    whole[share(n)] = part  # the same numbers, with a gradient
     return whole
 
 
 class WholeBatchNoise(TorchFunctionMode):
-    """Random numbers are drawn for the whole batch of n, and then the own share is taken: all
-    processes draw what one would draw alone, and remain at the same place in the sequence."""
+    """Each process draws the random numbers of all n examples, then takes its share: what one
+    process would draw alone, whatever the number of processes."""
 
     def __init__(self, n):
         super().__init__()
@@ -647,11 +647,12 @@ def warn_if_long(model, config, data):
 
 
 def hardware(device):
+    several = f"{WORLD} x " if WORLD > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return several + torch.cuda.get_device_name(device)
     path = Path("/proc/cpuinfo")
     names = re.findall("model name.*: (.*)", path.read_text()) if path.exists() else []
-    return f"{(names or [platform.machine()])[0]}, {torch.get_num_threads()} threads"
+    return f"{several}{(names or [platform.machine()])[0]}, {torch.get_num_threads()} threads"
 
 
 # ---------------------------------------------------------------- the table
@@ -1269,11 +1270,13 @@ def choose_device(name):
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(auto if name == "auto" else name)
-        if WORLD > 1 and device.type == "cuda":  # what follows calls it "cuda"
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if WORLD > 1 and device.type == "cuda":  # each process has its own, whatever the name
+            torch.cuda.set_device(int(TORCHRUN["LOCAL_RANK"]))
+            device = torch.device("cuda")
         torch.zeros(1, device=device).item()  # an old GPU may hold a tensor, but compute nothing
     except (RuntimeError, AssertionError):
-        raise UserError(f"no device {name!r} here: use --device auto or cpu") from None
+        hint = ", or fewer processes" if WORLD > 1 else ""
+        raise UserError(f"no device {name!r} here: use --device auto or cpu{hint}") from None
     return torch.device("cpu") if device.type == "cpu" else device  # torch.load knows no cpu:0
 
 
@@ -1281,11 +1284,11 @@ def main():
     # A user's text may hold what the terminal cannot show; a pipe wants each line as it comes.
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
     if RANK > 0:
-        sys.stdout = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     args = parse_args()
     args.device = choose_device(args.device)
     if WORLD > 1:  # NCCL on GPUs, gloo on CPUs. A download may take long; torchrun ends what hangs
-        dist.init_process_group(timeout=timedelta(days=1))
+        dist.init_process_group(timeout=timedelta(hours=2))
     if args.explain:
         explain(args)
     elif args.judge:
