@@ -6,6 +6,7 @@
     python train.py --dataset phrases --compare              the same for text
     python train.py --dataset cifar10 --student vit_tiny     the paper's student; its teacher first
     python train.py --dataset cifar10 --teacher vit_base     no --student: only the teacher
+    torchrun --nproc_per_node=4 train.py --dataset cifar10   on four GPUs; to 1e-5 the same losses
     python train.py --explain FILE ... --checkpoint runs/.../best.pt    your own images or texts
     python train.py --judge --checkpoint runs/.../best.pt    how good are a model's rationales?
 
@@ -15,7 +16,8 @@ predictor, trained by L_RE. REKD: the same, trained by L_REKD with a frozen RE t
 checkpoints and a picture in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on
 after an interruption.
 
-Read down to "presentation": one epoch, one run, its teacher, the experiment. Then the options.
+Read down to "presentation": one epoch, one run, its teacher, the experiment, several processes.
+Then the options.
 """
 
 import argparse
@@ -239,13 +241,14 @@ def claim(config):
     if path.exists() and read_dict(path, "config", "remove this run's folder") != recorded(config):
         raise UserError(f"{config.folder} holds a run with other options: choose another --out, "
                         f"or remove it")
-    wait()  # until all processes have seen what lies there
+    wait()  # the others may still read what lies there
     if RANK == 0:
         begin(config, path)
     wait()
 
 
 def begin(config, path):
+    """Leave the options there, and of an earlier run only what --resume goes on with."""
     config.folder.mkdir(parents=True, exist_ok=True)
     for part in config.folder.glob("*.part"):  # half a file, of a run that was killed
         part.unlink(missing_ok=True)
@@ -321,7 +324,7 @@ def check_origin(record, config, teacher, data):
 
 def finish(config, log, data, origin):
     """Measure the best checkpoint on the test set, once -> result; its file is written last."""
-    wait()  # until it is written
+    wait()  # best.pt is written by the first process
     model, info = load(config.folder / "best.pt", config.device)
     test = evaluate(shared(model), data, data.test, config)
     result = {"test": test, "dev": info["metric"], "epoch": info["epoch"], **origin,
@@ -447,7 +450,7 @@ def experiment(args):
     teachers = [make_config(args, "teacher", "re", args.seed)] if "rekd" in methods else []
     print(f"device: {args.device}, {hardware(args.device)}, {runs[0].precision}")
     if RANK > 0:
-        wait()  # until the first process has downloaded what the others will find
+        wait()  # for what the first process downloads and the others then find
     check_start(runs, teachers)
     data = load_data(runs[:1] + teachers)
     if RANK == 0:
@@ -503,8 +506,8 @@ def keep_comparison(text, runs, results, teacher, data):
 
 
 # ---------------------------------------------------------------- 5. several processes
-# Under torchrun, every process does all that is written above, and knows all data and results. But
-# the networks' work on a batch is shared, and only the first process prints and writes files.
+# Under torchrun, every process does all that is written above, and has all data and all results.
+# But the networks' work on a batch is shared, and only the first process prints and writes files.
 
 def shared(model):
     return Shared(model) if WORLD > 1 else model
@@ -574,7 +577,7 @@ class WholeBatchNoise(TorchFunctionMode):
 
 
 def wait():
-    """For all processes to come here."""
+    """Until all processes are here."""
     if WORLD > 1:
         dist.barrier()
 
