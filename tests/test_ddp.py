@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import finished, log, only, read, refused, stop_after
+from conftest import finished, log, only, read, stop_after
 
 import train
 
@@ -97,13 +97,6 @@ def test_a_mistake_of_all_is_said_once(tmp_path):
     said, = re.findall("^train.py: (.*)", done.stderr, re.M)
     assert "is not finite at step" in said
     assert done.stderr.count("Traceback") == 1  # torchrun's own
-
-
-def test_a_batch_that_is_too_small_to_share_is_refused(run, monkeypatch):
-    monkeypatch.setattr(train, "WORLD", 4)
-    monkeypatch.setattr(train.dist, "init_process_group", lambda **options: None)
-    monkeypatch.setattr(train.dist, "barrier", lambda: None)
-    refused(run("--method cls --batch-size 3"), "a batch of 3 cannot be shared by 4 processes")
 
 
 def test_a_teacher_that_is_missing_is_trained_by_both_and_asked_by_both(run, tmp_path):
