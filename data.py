@@ -28,6 +28,8 @@ import sys
 import tempfile
 import unicodedata
 import urllib.request
+import warnings
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
@@ -43,6 +45,9 @@ from tqdm import tqdm
 # one teacher serves all seeds and never saw its student's dev data.
 DATA_SEED = 2026
 FILES = {"image": (".png", ".jpg", ".jpeg"), "text": (".txt",)}
+LONGEST = 10**6  # bytes of a text
+Image.MAX_IMAGE_PIXELS = 64_000_000  # more would fill the memory: PIL's warning is an error
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class UserError(ValueError):
@@ -84,6 +89,7 @@ class Dataset:
     views: torch.Tensor | None  # (V, n, 3): crop and flip of training example i in view v
     fingerprint: str        # of the training data: a teacher is reused only where it is the same
     corpus: object = None   # text: the words and where they come from, for showing them
+    test_fingerprint: str = ""  # a result holds for these test data alone
 
     def batches(self, split, batch_size, order=None, view=None):
         """Yields rows (B,) of the split, on the host; x (B, 3, S, S) or token ids (B, T); y (B,).
@@ -143,8 +149,9 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
         splits = [text_split(split, corpus, tokenizer, max_length) for split in splits]
     digest = fingerprint(train_rows, splits[0], classes)
+    test_digest = fingerprint(test.y, splits[2], classes)
     train, dev, test = (split.to(device) for split in splits)
-    return Dataset(name, classes, train, dev, test, input, crops, digest, corpus)
+    return Dataset(name, classes, train, dev, test, input, crops, digest, corpus, test_digest)
 
 
 def read_dataset(name, data_dir, image_size):
@@ -290,7 +297,7 @@ def read_image(path, size=None):
 
 def to_rgb(image):
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
-        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.has_transparency_data:  # on white: under transparent pixels lies anything
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -440,9 +447,13 @@ def read_text(path):
     """A UTF-8 file -> its text, and whether bytes of it could not be decoded and are replaced. An
     empty or binary one is a UserError."""
     try:
-        raw = regular(path).read_bytes()
+        with open(regular(path), "rb") as file:
+            raw = file.read(LONGEST + 1)
     except OSError as error:
         raise UserError(f"cannot read the text file {path}: {error.strerror}") from None
+    if len(raw) > LONGEST:
+        raise UserError(f"{path} has more than {LONGEST:,} bytes: cut it, only its first words "
+                        f"are read anyway")
     text = raw.decode("utf-8", errors="replace")
     if not text.strip():
         raise UserError(f"{path} is empty: give it a text, or remove it")
@@ -522,8 +533,8 @@ def list_files(folder, classes, kind):
 
 
 def cached(folder, paths, what, read):
-    """What read() returns of these files, kept in the folder until one of them changes. The
-    folder may move."""
+    """What read() returns of these files, kept in the folder until the name, size or time of one
+    of them changes: its content alone is not looked at. The folder may move."""
     lines = [what]
     for path in paths:
         stat = path.stat()
@@ -531,13 +542,36 @@ def cached(folder, paths, what, read):
     key = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     cache = folder / ".rekd-cache.pt"
     with contextlib.suppress(Exception):  # none yet, a torn one, or one of other files
-        return torch.load(cache, weights_only=True)[key]
+        check_zip(cache)
+        content = torch.load(cache, weights_only=True)[key]
+        if is_whole(content, what, len(paths)):
+            return content
     content = read()
     try:
+        remove_parts(folder)
         write_atomically(cache, lambda file: torch.save({key: content}, file))
     except UserError as error:
         print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
     return content
+
+
+def check_zip(path):
+    """torch.load does not look at the checksums of its file, and would unpack what is small on the
+    disk and fills the memory. An exception of some kind if either is wrong."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(entry.file_size for entry in file.infolist())
+        if size > Path(path).stat().st_size or file.testzip():
+            raise zipfile.BadZipFile
+
+
+def is_whole(content, what, n):
+    """n texts, or n square images with all their pixels; else False, or some exception."""
+    if what == "words":
+        return len(content) == n and all(isinstance(text, str) for text in content)
+    pixels = content.numpy()  # this has no sparse tensor, nor one without numbers
+    side = pixels.shape[3]
+    is_full = pixels.flags.c_contiguous and side > 0
+    return is_full and pixels.dtype == np.uint8 and pixels.shape == (n, 3, side, side)
 
 
 def read_images(paths, image_size):
@@ -574,6 +608,7 @@ def write_atomically(path, write):
     part = Path(f"{path}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
+            lock(file)
             write(file)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: how torch.save reports a full disk
@@ -582,6 +617,26 @@ def write_atomically(path, write):
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def lock(file):
+    """Lock an open file -> False if another process has. A lock ends with its process, however
+    that ends. Where there are no locks (Windows), True."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def remove_parts(folder):
+    """Half files of processes that were killed."""
+    for part in folder.glob("*.part"):
+        with contextlib.suppress(OSError), open(part, "rb") as file:
+            if lock(file):
+                part.unlink()
 
 
 # ---------------------------------------------------------------- downloads

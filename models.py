@@ -21,6 +21,7 @@ Needs rekd.py beside it. A finished model in your own code:
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -153,7 +154,7 @@ class ViT(nn.Module):
 
     def __init__(self, *, dim, depth, heads, image_size, patch_size, masking="zero"):
         super().__init__()
-        require(image_size % patch_size == 0,
+        require(patch_size > 0 and image_size % patch_size == 0,
                 f"image size {image_size} is not divisible by patch size {patch_size}")
         self.dim = dim
         self.masking = masking
@@ -354,9 +355,10 @@ HUB = {  # where the paper's begin: published weights, on Hugging Face
 def parse_preset(name):
     """A preset's name, or a size as vit:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
     size = PRESETS.get(name, name)
-    spelled = re.fullmatch(r"(vit|bert):([1-9]\d*):([1-9]\d*):([1-9]\d*)", size)
-    require(spelled, f"no preset {name!r}: choose one of {', '.join(PRESETS)}, "
-                     "or spell a size vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
+    # The digits are few: of a slip, or of a file's claim, no giant is built.
+    spelled = re.fullmatch(r"(vit|bert):([1-9]\d{0,3}):([1-9]\d?):([1-9]\d{0,2})", size, re.ASCII)
+    require(spelled, f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or spell a size "
+                     "vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS, at most 9999, 99 and 999")
     kind, *numbers = spelled.groups()
     return kind, *map(int, numbers)
 
@@ -368,6 +370,7 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None
     rate: of the mask of evaluation, see Rationalist.
     shape: image_size and patch_size for a ViT, vocab_size and max_len for a BERT.
     """
+    require(rate is None or 0 < rate <= 1, f"no rate {rate}: it is above 0 and at most 1")
     kind, dim, depth, heads = parse_preset(preset)
     network = ViT if kind == "vit" else BERT
     size = dict(dim=dim, depth=depth, heads=heads, masking=masking, **shape)
@@ -398,6 +401,7 @@ def read_dict(path, what, advice, device="cpu"):
         elif path.suffix == ".safetensors":
             content = read_safetensors(path)
         else:
+            check_zip(path)
             content = torch.load(path, map_location=device, weights_only=True)
         require(isinstance(content, dict), "it holds something else")
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -405,6 +409,15 @@ def read_dict(path, what, advice, device="cpu"):
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
         raise UserError(f"{path} is damaged or no {what}: {advice}") from None
     return content
+
+
+def check_zip(path):
+    """torch.load looks at no checksum, and unpacks what is small on the disk and huge in memory:
+    of a file that is wrong in one of these, some exception. (Files before 2020 are no zip.)"""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            size = sum(entry.file_size for entry in file.infolist())
+            require(size <= path.stat().st_size and file.testzip() is None, "it is damaged")
 
 
 def load(path, device="cpu"):
@@ -417,17 +430,38 @@ def load(path, device="cpu"):
     advice = "give the best.pt of a finished run"
     info = read_dict(path, "checkpoint", advice, device)
     try:
-        for field, kind in dict(weights=dict, model=dict, classes=list, input=dict).items():
-            require(isinstance(info.get(field), kind), f"it has no {field}")
+        check_info(info)
         with torch.device("meta"):  # shapes alone: no weights are drawn only to be replaced
             model = build(**info["model"])
         check_weights(info["weights"], model.state_dict())
     except Exception as error:  # what was altered by hand can be wrong in a dozen ways
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is not a checkpoint of train.py ({reason}): {advice}") from None
+    model.load_state_dict(info.pop("weights"), assign=True)
     # Into float32: a file may hold half precision, which halves its size.
-    model.to_empty(device=device).load_state_dict(info.pop("weights"))
-    return model.eval(), info
+    return model.float().eval(), info
+
+
+def check_info(info):
+    """What a checkpoint says beside its weights is there and in one piece; else some exception."""
+    for field, kind in dict(weights=dict, model=dict, config=dict, classes=list, input=dict,
+                            metric=dict, fingerprint=str, epoch=int).items():
+        require(isinstance(info.get(field), kind), f"it has no {field}")
+    model = info["model"]
+    vocabulary = info["input"].get("vocabulary", [])
+    if parse_preset(model["preset"])[0] == "vit":
+        sizes = {"kind": "image", "image_size": model["image_size"]}
+    else:
+        sizes = {"kind": "text", "max_length": model["max_len"], "vocabulary": vocabulary}
+        require(len(vocabulary) == model["vocab_size"], "its vocabulary is not its model's")
+    require(info["input"] == sizes, "its input is not its model's")
+    require(info["config"].items() >= {key: model[key] for key in ("preset", "method")}.items(),
+            "its config is not its model's")
+    require(len(info["classes"]) == model["num_classes"], "its classes are not its model's")
+    require({type(name) for name in info["classes"] + vocabulary} == {str}, "a name is no text")
+    metric = info["metric"]
+    numbers = metric["accuracy"], metric["rate_mean"], *metric.values()
+    require({type(x) for x in numbers} <= {int, float}, "its metric is no number")
 
 
 def check_weights(weights, expected):
@@ -436,8 +470,11 @@ def check_weights(weights, expected):
         require(name in weights, f"it has no {name}")
         x = weights[name]
         numbers = torch.is_tensor(x) and x.is_floating_point() and x.layout == torch.strided
-        require(numbers and x.float().isfinite().all(), f"no finite numbers in {name}")
+        require(numbers and not x.is_meta, f"no finite numbers in {name}")
         require(x.shape == ours.shape, f"{tuple(x.shape)} in {name}, not {tuple(ours.shape)}")
+        # A view can be of more numbers than it has: they are not to be unfolded.
+        has_all = x.nbytes <= x.untyped_storage().nbytes()
+        require(has_all and x.float().isfinite().all(), f"no finite numbers in {name}")
     for name in weights:
         require(name in expected, f"unexpected: {name!r}")
 
@@ -563,7 +600,7 @@ def published_slots(backbone, kind):
 
 def check_config(backbone, kind, path):
     """A config.json beside the weights, if any, tells what shapes do not: it must fit as well."""
-    config = path.with_name("config.json")
+    config = path.parent / "config.json"
     theirs = read_dict(config, "JSON", "mend or remove it") if config.exists() else {}
     ours = {"model_type": kind, "num_attention_heads": backbone.blocks[0].heads,
             "layer_norm_eps": EPS, "hidden_act": "gelu"}
@@ -588,16 +625,17 @@ def load_pretrained(backbone, source):
         where = Path(source)
         check_config(backbone, kind, where)
         source = read_dict(where, "file of weights", advice)
-    found = published_tensors(source, kind, len(backbone.blocks))
     slots = published_slots(backbone, kind)
-    name = next(name for name in slots if "position" in name)
-    table = found.get(name)
-    if torch.is_tensor(table) and table.ndim == slots[name].ndim:
-        found[name] = fit_positions(table, slots[name])
     try:
+        found = published_tensors(source, kind, len(backbone.blocks))
+        name = next(name for name in slots if "position" in name)
+        table = found.get(name)
+        if torch.is_tensor(table) and table.ndim == slots[name].ndim:
+            found[name] = fit_positions(table, slots[name])
         check_weights(found, slots)
-    except UserError as error:
-        raise UserError(f"{where} is for another {kind} ({error}): {advice}") from None
+    except Exception as error:  # a file can be wrong in a dozen ways
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{where} is for another {kind} ({reason}): {advice}") from None
     for name, slot in slots.items():  # only now, when all is known to be right
         slot.copy_(found[name])
 

@@ -175,7 +175,7 @@ def widen(mask, data):
 # ---------------------------------------------------------------- 2. one run
 def train(config, teacher, data):
     """One run, from its first epoch or from last.pt on -> its result (also in result.json)."""
-    claim(config)
+    held = claim(config)  # until this function ends
     if config.resume and is_finished(config.folder):
         print(f"{config.folder}: finished before")
         return read_result(config, teacher, data)
@@ -219,7 +219,9 @@ def train(config, teacher, data):
              {**checkpoint, "optimizer": optimizer.state_dict(), "best": best, "log": log})
         progress.epoch(line)
     progress.bar.close()
-    return finish(config, log, data, origin)
+    result = finish(config, log, data, origin)
+    held.close()
+    return result
 
 
 def is_finished(folder):
@@ -235,8 +237,13 @@ def input_shape(config, vocab_size):
 
 
 def claim(config):
-    """The run's folder. A run with other options is never overwritten; one with the same is begun
-    anew, unless --resume goes on with it."""
+    """The run's folder -> a file that locks it. A run with other options is never overwritten; one
+    with the same is begun anew, unless --resume goes on with it."""
+    config.folder.mkdir(parents=True, exist_ok=True)
+    held = (config.folder / ".lock").open("w")
+    if RANK == 0 and not datasets.lock(held):
+        raise UserError(f"{config.folder} is in use by another process: wait for it to end, or "
+                        f"choose another --out")
     path = config.folder / "config.json"
     if path.exists() and read_dict(path, "config", "remove this run's folder") != recorded(config):
         raise UserError(f"{config.folder} holds a run with other options: choose another --out, "
@@ -245,13 +252,13 @@ def claim(config):
     if RANK == 0:
         begin(config, path)
     wait()
+    return held
 
 
 def begin(config, path):
     """Leave the options there, and of an earlier run only what --resume goes on with."""
-    config.folder.mkdir(parents=True, exist_ok=True)
-    for part in config.folder.glob("*.part"):  # half a file, of a run that was killed
-        part.unlink(missing_ok=True)
+    for folder in (config.folder, config.folder.parent):
+        datasets.remove_parts(folder)
     write_text(path, json.dumps(recorded(config), indent=1) + "\n")
     if not config.resume:
         for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
@@ -265,6 +272,10 @@ def read_result(config, teacher, data):
     try:
         check_origin(result, config, teacher, data)
         table("", {config.method: [result]})
+        test = result["test"]
+        finite = np.isfinite([test["accuracy"], test["rate_mean"], test["examples"]]).all()
+        if not finite or result["test_fingerprint"] != data.test_fingerprint:
+            raise UserError(f"{path} is of other test data: remove it to measure again")
     except UserError:
         raise
     except Exception:  # what was altered by hand can be wrong in a dozen ways
@@ -283,29 +294,31 @@ def resume(config, model, optimizer, teacher, data):
         models.check_weights(last["weights"], model.state_dict())
         model.load_state_dict(last["weights"])
         load_moments(optimizer, last["optimizer"]["state"])
-        check_log(last["log"], last["best"])
+        check_log(last["log"], last["best"], config.epochs)
     except UserError:
         raise
     except Exception:  # what was altered by hand can be wrong in a dozen ways
         raise UserError(f"{path} is damaged: remove it to start this run again") from None
+    load(config.folder / "best.pt")  # before the hours that the rest takes, not after them
     print(f"{config.folder}: resumed after epoch {len(last['log'])}")
     return last["log"], last["best"]
 
 
-def check_log(log, best):
-    """One line for each epoch so far, and nothing but finite numbers; else some exception."""
+def check_log(log, best, most):
+    """A line for each epoch so far, and nothing but finite numbers; else some exception."""
     numbers = [best]
     for line in log:
         numbers += [line["seconds"], *line.values()]
     epochs = [line["epoch"] for line in log]
-    if epochs != [*range(1, len(log) + 1)] or not np.isfinite(numbers).all():
+    if not log or epochs != [*range(1, most + 1)][:len(log)] or not np.isfinite(numbers).all():
         raise ValueError("no log of the epochs so far")
 
 
 def load_moments(optimizer, state):
     """AdamW's averages. Its options are those of the command, whatever the file says."""
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    for p, moments in optimizer.state.items():
+    for p in optimizer.param_groups[0]["params"]:
+        moments = optimizer.state[p]
         for average in (moments["exp_avg"], moments["exp_avg_sq"]):
             if average.shape != p.shape or not average.isfinite().all():
                 raise ValueError("no averages of these weights")
@@ -328,6 +341,7 @@ def finish(config, log, data, origin):
     model, info = load(config.folder / "best.pt", config.device)
     test = evaluate(shared(model), data, data.test, config)
     result = {"test": test, "dev": info["metric"], "epoch": info["epoch"], **origin,
+              "test_fingerprint": data.test_fingerprint,
               "parameters": sum(p.numel() for p in model.parameters()),
               "seconds": round(sum(line["seconds"] for line in log), 1),
               "command": shlex.join(["python", *sys.argv]),
@@ -414,13 +428,15 @@ def answers_of(teacher, sha256, config, data):
     what = sha256, data.fingerprint, data.input, views, config.precision, config.device.type
     key = hashlib.sha256(str(what).encode()).hexdigest()
     file = config.folder.parent / f"answers-{key[:16]}.pt"
-    try:
-        return torch.load(file, weights_only=True)[key]
-    except Exception:  # none yet, or a torn file, which fails in a dozen ways
-        pass
     n = len(data.train)
     keep = torch.zeros(views, n, num_features(config), dtype=torch.float16)
     logits = torch.zeros(views, n, len(data.classes), dtype=torch.float16)
+    try:
+        known = read_dict(file, "file of answers", "remove it")[key]
+        models.check_weights(dict(enumerate(known)), dict(enumerate([keep, logits])))
+        return [answer.half() for answer in known]
+    except Exception:  # none yet, or a torn file, which fails in a dozen ways
+        pass
     for view in range(views):
         bar = tqdm(desc=f"asking the teacher, view {view + 1} of {views}", total=n,
                    disable=RANK > 0 or None)
@@ -602,7 +618,7 @@ class Progress:
         self.title = f"{config.role} {config.method} {config.preset} seed {config.seed}"
         self.done = self.first = first_epoch * config.steps
         self.start = self.said = time.time()
-        interactive = sys.stdout.isatty() and sys.stderr.isatty()
+        interactive = sys.stdout and sys.stdout.isatty() and sys.stderr.isatty()
         self.bar = tqdm(total=config.total_steps, initial=self.done, desc=self.title, leave=False,
                         unit="step", disable=not interactive)
 
@@ -1042,7 +1058,7 @@ def make_parser():
     def switch(name, help):
         parser.add_argument(name, help=help, action="store_true")
 
-    count = number(int, 1)
+    count = number(int, 1, 10**5)
     weight = number(float, 0)
     share = number(float, 0, 1)
     positive = number(float, 0, above=True)
@@ -1052,7 +1068,8 @@ def make_parser():
     add("--dataset", str, "glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder "
         "of --data-dir", "glyphs")
     add("--data-dir", str, "where data sets are or are downloaded to (default: data)")
-    add("--limit", count, "train on a stratified sample of so many examples (default: all)")
+    add("--limit", number(int, 1), "train on a stratified sample of so many examples (default: "
+        "all)")
     add("--student", str, "preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
     add("--teacher", str, "preset of the teacher; without --student, only the teacher is trained")
     add("--teacher-checkpoint", str, "best.pt of a finished RE run (default: one in --out that "
@@ -1066,9 +1083,9 @@ def make_parser():
     add("--init", str, f"where the model that the command names starts: {start}")
     add("--teacher-init", str, f"where a teacher starts: {start}")
     # shape
-    add("--image-size", count, "pixels a side that the model sees; the paper: 224")
+    add("--image-size", number(int, 1, 4096), "pixels a side that the model sees; the paper: 224")
     add("--patch-size", count, "pixels a side of a patch, the unit of a rationale; the paper: 16")
-    add("--max-length", number(int, 3), "tokens of a text, the rest is cut; the paper: 256")
+    add("--max-length", number(int, 3, 10**4), "tokens of a text, the rest is cut; the paper: 256")
     add("--masking", ["zero", "drop"], "what hides the rest from the predictor: content times 0 "
         "(the paper), or no attention to it")
     # method
@@ -1097,8 +1114,8 @@ def make_parser():
         "40 %% of the steps")
     add("--weight-decay", weight, "of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
     add("--dropout", number(float, 0, 0.99), "in the heads; the paper: 0.1 for ViT, 0.5 for BERT")
-    add("--views", count, "crop and flip an image in so many fixed ways; the paper: ever new (4 "
-        "where images are augmented)")
+    add("--views", number(int, 1, 100), "crop and flip an image in so many fixed ways; the paper: "
+        "ever new (4 where images are augmented)")
     # machine
     add("--device", str, "auto (cuda where there is one), cpu, cuda, ...", "auto")
     add("--precision", ["auto", "float32", "bfloat16"], "of the networks; auto: bfloat16 on CUDA, "
@@ -1217,18 +1234,23 @@ def check_start(runs, teachers):
         if models.parse_preset(config.preset)[0] != wanted:
             raise UserError(f"{config.preset} does not read {config.kind}s, and {config.dataset} "
                             f"holds {config.kind}s: choose a {wanted} preset")
+        words = vocabulary_of(config) if config.kind == "text" else None
+        vocab_size = len(datasets.WordPiece(words).vocabulary) if words else 1
         with torch.device("meta"):  # sizes that do not fit together: shapes alone, no weights
-            models.build(preset=config.preset, method="cls", num_classes=2,
-                         **input_shape(config, vocab_size=1))
+            model = models.build(preset=config.preset, method="cls", num_classes=2,
+                                 **input_shape(config, vocab_size))
+        if sum(p.numel() for p in model.parameters()) > 10**9:
+            raise UserError(f"{config.preset} has more than a billion weights here: take a "
+                            f"smaller network or fewer patches")
         if config.init != "scratch":
-            file = weights_file(config.init, config.preset)
-            if not Path(file).is_file():
-                raise UserError(f"no file of weights {file}: give one, or --init scratch")
+            models.initialise(model, weights_file(config.init, config.preset))
 
 
 def weights_file(init, preset):
     """The published weights of a preset (downloaded once), or the user's own file."""
     if init != "pretrained":
+        if not Path(init).is_file():
+            raise UserError(f"no file of weights {init}: give one, or --init scratch")
         return init
     if preset not in models.HUB:
         raise UserError(f"no published weights for {preset}: choose one of "
@@ -1245,7 +1267,7 @@ def vocabulary_of(config):
         return None
     if config.init == "pretrained":  # all published BERTs here share one
         return datasets.fetch_hub(models.HUB["bert_base"], "vocab.txt")
-    vocab = Path(config.init).with_name("vocab.txt")
+    vocab = Path(weights_file(config.init, config.preset)).with_name("vocab.txt")
     if not vocab.exists():
         raise UserError(f"no {vocab}: the words of the weights in {config.init} must lie beside "
                         f"them, one a line")
@@ -1281,7 +1303,7 @@ def choose_device(name):
             torch.cuda.set_device(int(TORCHRUN["LOCAL_RANK"]))
             device = torch.device("cuda")
         torch.zeros(1, device=device).item()  # an old GPU may hold a tensor, but compute nothing
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         hint = ", or fewer processes" if WORLD > 1 else ""
         raise UserError(f"no device {name!r} here: use --device auto or cpu{hint}") from None
     return torch.device("cpu") if device.type == "cpu" else device  # torch.load knows no cpu:0
@@ -1289,9 +1311,10 @@ def choose_device(name):
 
 def main():
     # A user's text may hold what the terminal cannot show; a pipe wants each line as it comes.
-    sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    if sys.stdout:  # None: closed before the start
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
     if RANK > 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     args = parse_args()
     args.device = choose_device(args.device)
     if WORLD > 1:  # NCCL on GPUs, gloo on CPUs. A download may take long; torchrun ends what hangs
@@ -1314,10 +1337,15 @@ def cli():
     except (UserError, models.UserError) as error:
         fail(error)
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else error)
-    except torch.cuda.OutOfMemoryError:
-        fail("the GPU's memory is full: lower --batch-size, --image-size or --max-length, or take "
-             "a smaller model")
+        if not error.filename:  # it is standard output: full, or read by nobody (`| head -1`)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again when it ends
+        fail(f"{error.filename or 'the output'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        full = "out of memory|not enough memory|can't allocate memory"
+        if isinstance(error, RuntimeError) and not re.search(full, str(error)):
+            raise
+        fail("the memory is full: lower --batch-size, --image-size or --max-length, or take a "
+             "smaller model")
     except KeyboardInterrupt:
         print("interrupted: the same command with --resume goes on after the last finished epoch",
               file=sys.stderr)

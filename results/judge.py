@@ -20,7 +20,18 @@ import rekd
 from data import UserError
 from models import load
 from results.clutter import add_truth
-from train import COMMON, LARGE, SHAPE, aligned, autocast, evaluate, recipe_of, widen
+from train import (
+    COMMON,
+    DEPENDS,
+    LARGE,
+    SHAPE,
+    aligned,
+    autocast,
+    evaluate,
+    make_parser,
+    recipe_of,
+    widen,
+)
 
 MOST = 2000  # test examples; a gradient, faithfulness and five masks of each take their time
 COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone")
@@ -35,8 +46,9 @@ def judge(args):
     """Print the table of a checkpoint."""
     model, info = load(args.checkpoint, args.device)
     kind = info["input"]["kind"]
-    rate = recipe_of(info["config"], kind)["rate"]  # of a CLS model, which has none
-    config = argparse.Namespace(**{**COMMON, "rate": rate, **info["config"]})
+    options = checked(info["config"], kind, args.checkpoint)
+    rate = recipe_of(options, kind)["rate"]  # of a CLS model, which has none
+    config = argparse.Namespace(**{**COMMON, "rate": rate, **options})
     config.rate = args.rate or config.rate
     if model.rate:
         model.rate = config.rate
@@ -50,6 +62,21 @@ def judge(args):
     for name, row in judge_masks(model, data, config).items():
         rows.append([name, *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)])
     print("\n".join(aligned(rows)) + NOTE)
+
+
+def checked(options, kind, path):
+    """The options that a checkpoint was trained with: a file that was altered by hand is refused as
+    a command line would be."""
+    missing = {*SHAPE[kind], *DEPENDS[options["method"]]} - options.keys()
+    if missing:
+        raise UserError(f"{path} does not tell its {', '.join(sorted(missing))}: give the best.pt "
+                        f"of a finished run")
+    typed = vars(make_parser().parse_args([]))
+    given = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()
+             if key in typed and value is not None]
+    typed = vars(make_parser().parse_args(given))
+    return {key: typed.get(key, value) if value is not None else None
+            for key, value in options.items()}
 
 
 def data_of(config, info, args):

@@ -70,7 +70,8 @@ def run(folders, tmp_path, monkeypatch, capsys):
             train.cli()
         except SystemExit as stop:
             code = stop.code
-        return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
 
     run.runs = tmp_path / "runs"
     run.colours, run.words = run.runs / "colours", run.runs / "words"

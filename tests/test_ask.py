@@ -25,7 +25,8 @@ def ask(monkeypatch, capsys):
             asking.main()
         except SystemExit as stop:
             code = stop.code
-        return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
     return ask
 
 
@@ -147,7 +148,7 @@ def test_runs_that_cannot_be_compared(run, ask, tmp_path):
 
     refused(ask(altered(fingerprint="other"), rekd_run), "not of the same data")
     refused(ask(altered(model={"rate": 0.5}), rekd_run), "same --rate")
-    twin = altered(config={"method": "rekd"})
+    twin = altered(config={"method": "rekd"}, model={"method": "rekd"})
     refused(ask(re_run, twin), "in all 24 examples both rationales are the same")
     assert not list(tmp_path.glob("*.html"))
 

@@ -6,6 +6,7 @@ import http.server
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import threading
 
@@ -478,3 +479,35 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name, read):
     os.mkfifo(tmp_path / name)
     with pytest.raises(data.UserError, match="a pipe or a device"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind, make", [
+    ("colours", lambda x: x[:-1]), ("colours", lambda x: x.float()), ("colours", list),
+    ("colours", lambda x: x.to("meta")), ("words", lambda x: x[1:]),
+    ("words", lambda x: [3] * len(x))])
+def test_a_cache_of_another_structure_is_read_again(folders, tmp_path, kind, make):
+    root = shutil.copytree(folders, tmp_path / "data")
+    expected = load_dataset(kind, root, image_size=16).fingerprint
+    cache = root / kind / ".rekd-cache.pt"
+    (key, content), = torch.load(cache).items()
+    torch.save({key: make(content)}, cache)
+    assert load_dataset(kind, root, image_size=16).fingerprint == expected
+
+
+def test_a_flipped_bit_in_the_cache_is_seen(folders, tmp_path):
+    root = shutil.copytree(folders, tmp_path / "data")
+    expected = load_dataset("colours", root, image_size=16).fingerprint
+    cache = root / "colours" / ".rekd-cache.pt"
+    raw = bytearray(cache.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    cache.write_bytes(raw)
+    assert load_dataset("colours", root, image_size=16).fingerprint == expected
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path):
+    Image.new("1", (14000, 14000)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="cannot be read as an image .*decompression bomb"):
+        data.read_image(tmp_path / "a.png", 16)
+    (tmp_path / "a.txt").write_text("word " * 200_001)
+    with pytest.raises(UserError, match="more than 1,000,000 bytes: cut it"):
+        data.read_text(tmp_path / "a.txt")

@@ -1,0 +1,276 @@
+"""Faults of every kind, drawn from a seed: does train.py lose anything, or show a traceback?
+
+    python tests/faults.py                                           a few minutes
+    python tests/faults.py --kills 200 --mutations 10000 --seed 1    what tests/README.md reports
+
+kills       SIGKILL at a random moment, or just before a file gets its name; then --resume: the
+            result, log and weights are those of a run that nobody killed, and no half file is left
+mutations   a random change of a random file: refused by one sentence, or nothing of it is seen
+bombs       files that would run code, or fill the memory: nothing runs, and it is refused
+mistakes    a wrong command line (mistakes.txt): exit code 2 and one line
+No case may take 10 seconds or 2 GB, and none may end in a traceback. Needs fork (Linux, macOS).
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+import damage  # noqa: E402
+from cases import Lost, run_cases  # noqa: E402
+
+import data  # noqa: E402
+import models  # noqa: E402
+import train  # noqa: E402
+
+HERE = Path()  # every case is run in a copy of the world, by relative paths
+IMAGES = ("--dataset colours --student vit:8:1:1 --teacher vit:8:1:2 --image-size 16 "
+          "--patch-size 4 --epochs 3 --batch-size 8 --views 2")
+TEXTS = ("--dataset words --student bert:8:1:1 --max-length 16 --rate 0.3 --epochs 1 "
+         "--batch-size 8 --method re")
+
+
+# ---------------------------------------------------------------- a small world, and train.py in it
+def make_world():
+    """Folders of images and texts, and finished runs on them -> seconds of a command."""
+    damage.make_data()
+    begin = time.time()
+    os.waitpid(start(IMAGES, "*student*last.pt", 2), 0)
+    seconds = time.time() - begin
+    shutil.copy(only("runs/colours/student*/last.pt"), "interrupted.pt")
+    for command in (f"{IMAGES} --resume", TEXTS):
+        finished(command)
+    damage.make_weights(small_vit())
+    return seconds
+
+
+def cli(command):
+    """train.py in this process -> exit code, stderr. A traceback is the exception itself."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
+                for _ in range(2))  # as the real stderr does
+    code = 0
+    with mock.patch.multiple(sys, argv=["train.py", *command.split()], stdout=out, stderr=err):
+        try:
+            train.cli()
+        except SystemExit as stop:
+            code = stop.code
+    return code, err.buffer.getvalue().decode()
+
+
+def finished(command):
+    code, err = cli(command)
+    if code:
+        raise Lost(f"exit code {code}: {err[-300:]}")
+
+
+def refused(command):
+    code, err = cli(command)
+    if code != 2 or not re.fullmatch(r"train\.py: .+\n", err):
+        raise Lost(f"exit code {code}: {err[-300:]!r}")
+
+
+def state():
+    """All that the runs on images have learned and measured, without how long it took."""
+    found = {}
+    for path in sorted(Path("runs/colours").glob("*/*")):
+        if path.name == "log.jsonl":
+            lines = map(json.loads, path.read_text().splitlines())
+            found[path] = [{**line, "seconds": 0, "examples_per_s": 0} for line in lines]
+        elif path.name == "result.json":
+            found[path] = json.loads(path.read_text())["test"]
+        elif path.suffix == ".pt":
+            weights = torch.load(path)["weights"]
+            found[path] = {key: x.tolist() for key, x in weights.items()}
+    return found
+
+
+def unchanged(expected):
+    if state() != expected:
+        raise Lost("another result")
+
+
+def only(pattern):
+    found, = HERE.glob(pattern)
+    return found
+
+
+def small_vit():
+    return models.ViT(dim=8, depth=1, heads=1, image_size=16, patch_size=4)
+
+
+# ---------------------------------------------------------------- kills
+def start(command, file="", nth=1):
+    """A process of train.py. file: it kills itself before the nth time that such a one is named."""
+    pid = os.fork()
+    if pid:
+        return pid
+    rename, left = os.replace, [nth]
+
+    def replace(part, path):
+        left[0] -= fnmatch.fnmatch(path, file)
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(part, path)
+    with mock.patch.object(os, "replace", replace):
+        os._exit(cli(command)[0])
+
+
+def kill_case(rng, expected, seconds):
+    """Killed once or twice, then resumed: as if nobody had killed it."""
+    files = ["*best.pt", "*last.pt", "*log.jsonl", "*answers*", "*cache*", "*config*", "*result*"]
+    plan = [(rng.choice(files + [None] * len(files)), rng.randint(1, 4), rng.random() * seconds)
+            for _ in range(rng.randint(1, 2))]
+
+    def case():
+        shutil.rmtree("runs/colours")
+        Path("data/colours/.rekd-cache.pt").unlink()
+        for file, nth, moment in plan:
+            pid = start(resuming(), file or "", nth)
+            if not file:
+                time.sleep(moment)
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        finished(resuming())
+        unchanged(expected)
+        half = [*Path("runs").rglob("*.part")]
+        if half:
+            raise Lost(f"left: {half}")
+    return case
+
+
+def resuming():
+    return IMAGES + " --resume" * any(HERE.glob("runs/colours/*/config.json"))
+
+
+# ---------------------------------------------------------------- mutations
+BEST = "runs/colours/student-rekd-*/best.pt"
+RESUME = f"{IMAGES} --resume"
+SEEN = {  # file -> commands that read it, as FILE
+    BEST: ["--explain data/colours/test/red/0.png --checkpoint FILE", RESUME,
+           "--judge --checkpoint FILE"],
+    "runs/words/*/best.pt": ["--explain data/words/test/good/0.txt --checkpoint FILE",
+                             "--judge --checkpoint FILE"],
+    "runs/colours/teacher-re-*/best.pt": [RESUME, IMAGES.replace("--teacher vit:8:1:2", "--seed 7 "
+                                                                 "--teacher-checkpoint FILE")],
+    "interrupted.pt": [RESUME],
+    "runs/colours/student-rekd-*/result.json": [RESUME],
+    "runs/colours/student-rekd-*/config.json": [RESUME, IMAGES],
+    "runs/colours/teacher-re-*/config.json": [RESUME],
+    "runs/colours/student-rekd-*/log.jsonl": [RESUME],
+    "runs/colours/answers-*.pt": [IMAGES],
+    "data/colours/.rekd-cache.pt": [RESUME],
+    "data/words/.rekd-cache.pt": [f"{TEXTS} --resume"],
+    "data/colours/train/red/1.jpg": [f"{IMAGES} --seed 7"],
+    "data/words/train/good/1.txt": [f"{TEXTS} --seed 7"],
+}
+READ = {  # file -> a function that reads it
+    "weights.bin": lambda path: models.load_pretrained(small_vit(), path),
+    "weights.safetensors": lambda path: models.load_pretrained(small_vit(), path),
+    "data/colours/test/red/0.png": lambda path: data.read_image(path, 16),
+    "data/colours/test/red/1.jpg": data.read_image,
+    "data/words/test/good/0.txt": lambda path: data.WordPiece.words(data.read_text(path)[0]),
+    "vocab.txt": lambda path: data.WordPiece(path).encode("one good film"),
+}
+
+
+def use(pattern, rng, expected, is_torn):
+    """Read the file as train.py does: it is refused, or nothing of the fault is seen."""
+    path = only(pattern)
+    if pattern in READ:
+        with contextlib.suppress(models.UserError, data.UserError):
+            READ[pattern](path)
+        return
+    if pattern == "interrupted.pt":
+        path = path.rename(only("runs/colours/student-rekd-*/last.pt"))
+        path.with_name("result.json").unlink()
+    command = rng.choice(SEEN[pattern])
+    code, err = cli(command.replace("FILE", str(path)))
+    made_again = "answers" in pattern or "cache" in pattern and "--dataset colours" in command
+    refusals = err.count("train.py: ")
+    if "Traceback" in err or code not in (0, 2) or refusals != (code == 2) or code and made_again:
+        raise Lost(f"exit code {code}: {err[-300:]!r}")
+    if made_again or (code == 0 and is_torn and pattern == "interrupted.pt"):
+        unchanged(expected)
+
+
+def mutation_case(seed, pattern, expected):
+    def case():
+        rng = random.Random(seed)
+        by_field = pattern.endswith((".pt", ".json", ".bin")) and rng.random() < 0.6
+        (damage.mutate_field if by_field else damage.mutate_bytes)(rng, only(pattern))
+        use(pattern, rng, expected, not by_field)
+    return case
+
+
+# ---------------------------------------------------------------- bombs
+def bomb_case(pattern, fault, expected):
+    def case():
+        fault(only(pattern))
+        use(pattern, random.Random(0), expected, True)
+        if Path("ran").exists():
+            raise Lost("its code ran")
+    return case
+
+
+# ---------------------------------------------------------------- the campaign
+def campaign(world, kills, mutations, seed, every=1):
+    """Yields of each group its name, how many were tried and {case: what was lost}. Of bombs and
+    mistakes, one of `every` is tried."""
+    os.chdir(world)
+    seconds = make_world()
+    expected = state()
+    rng = random.Random(seed)
+    lines = Path(__file__).with_name("mistakes.txt").read_text().splitlines()
+    files = [*SEEN, *READ]
+    groups = {
+        "kills": {f"kill {i}": kill_case(rng, expected, seconds) for i in range(kills)},
+        "mutations": {f"mutation {i} of {files[i % len(files)]}": mutation_case(
+            rng.random(), files[i % len(files)], expected) for i in range(mutations)},
+        "bombs": {name: bomb_case(*bomb, expected) for name, bomb in damage.bombs().items()},
+        "mistakes": {line: lambda line=line: refused(line)
+                     for line in lines if line and line[0] != "#"}}
+    for group, cases in groups.items():
+        if group in ("bombs", "mistakes"):
+            cases = dict([*cases.items()][::every])
+        yield group, len(cases), run_cases(cases, world)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--mutations", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # nano networks; and a forked process has no other threads
+    any_lost = False
+    with tempfile.TemporaryDirectory() as world:
+        print(f"{'group':<12}{'tried':>8}{'survived':>10}{'seconds':>9}", flush=True)
+        begin = time.time()
+        for group, tried, lost in campaign(world, args.kills, args.mutations, args.seed):
+            print(f"{group:<12}{tried:>8}{tried - len(lost):>10}{time.time() - begin:>9.0f}")
+            for name, problem in lost.items():
+                print(f"    {name}: {problem}", flush=True)
+            any_lost |= bool(lost)
+            begin = time.time()
+        os.chdir("/")
+    sys.exit(any_lost)
+
+
+if __name__ == "__main__":
+    main()
