@@ -186,6 +186,23 @@ def every_arm(arms):
     return "## Every arm\n\nAccuracy on the test set.\n\n" + aligned(rows)
 
 
+def small_table(arms):
+    """The table of the repository's README, and the line under it."""
+    rows = ["| data | CLS | RE | REKD | random |", "|" + "---|" * 5]
+    seeds = set()
+    for arm, name in SMALL.items():
+        if not arms[arm]["re"]:
+            continue
+        cells = [spread(measured(arms[arm][method], "accuracy"), 3)
+                 for method in ("cls", "re", "rekd")]
+        control = arms.get(f"{arm.removesuffix('-base')}-random")
+        cells.append(spread(measured(control["re"], "accuracy"), 3) if control else "-")
+        rows.append(f"| {' | '.join([name, *cells])} |")
+        seeds.add(len(arms[arm]["re"]))
+    told = f"{min(seeds)} to {max(seeds)}"
+    return "\n".join([*rows, "", fill(SMALL_NOTE.strip().format(seeds=told), 100)])
+
+
 def findings(arms):
     return ["## Findings", *paragraphs(FINDINGS, {}, arms)]
 
@@ -247,7 +264,11 @@ def budget(found):
 
 
 class Figures(dict):
-    """The mean of {re_accuracy}, and of {glyphs-base/re_accuracy}, when a text asks for it."""
+    """The mean of {re_accuracy}, and of {glyphs-base/re_accuracy}, when a text asks for it.
+
+    {arm/re_spread} is the mean accuracy and its standard deviation, {arm/re_below} how far it is
+    below that of the arm's base.
+    """
 
     def __init__(self, found, arms):
         super().__init__(found=found, arms=arms)
@@ -256,9 +277,14 @@ class Figures(dict):
         arm, _, name = name.rpartition("/")
         found = self["arms"][arm] if arm else self["found"]
         method, _, key = name.partition("_")
-        values = measured(found[method], key)
+        values = measured(found[method], "accuracy" if key in ("spread", "below") else key)
         if not values:
             raise KeyError(name)
+        if key == "spread":
+            return spread(values, 3)
+        if key == "below":  # the base, by so much
+            base_arm = self["arms"][arm.partition("-")[0] + "-base"]
+            return mean(measured(base_arm[method], "accuracy")) - mean(values)
         return mean(values)
 
 
@@ -268,7 +294,7 @@ def paragraphs(text, found, arms=None):
     for part in text.split("\n\n"):
         with contextlib.suppress(KeyError):
             parts.append(part.format_map(Figures(found, arms)))
-    return [fill(part, 100, break_on_hyphens=False) for part in parts if part]
+    return [fill(part.strip(), 100, break_on_hyphens=False) for part in parts if part]
 
 
 def section(arm, found):
@@ -312,7 +338,57 @@ The columns:
   back. It is given only where CLS - RE is more than two standard errors above 0.
 """
 
-FINDINGS = ""
+FINDINGS = """
+1. **A pretrained teacher makes a small student better than it would be by itself.** On IMDB with
+2,000 reviews, REKD has {minilm/rekd_accuracy:.3f}, from a tenth of the words; at the same data,
+epochs and steps RE has {minilm/re_accuracy:.3f}, and CLS, which reads everything,
+{minilm/cls_accuracy:.3f}.
+
+2. **That gain is the teacher's, not the rationale's.** A CLS student that learns from the same
+teacher's predictions, and reads everything, has {minilm-everything/rekd_accuracy:.3f}. What REKD
+adds is that its reasons are known, at that accuracy.
+
+3. On IMDB both distillations are needed: predictions alone give
+{minilm-prediction-only/rekd_accuracy:.3f}, rationales alone
+{minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference was found.
+
+4. **Where a teacher knows no more than its student could learn, REKD saves time at most.** On
+phrases it is ahead of RE after 4 epochs ({phrases-epochs-4/rekd_accuracy:.3f} and
+{phrases-epochs-4/re_accuracy:.3f}), hardly after 8 ({phrases-base/rekd_accuracy:.3f} and
+{phrases-base/re_accuracy:.3f}); on glyphs it is never clearly ahead, and behind after 1. After the
+correction none of these differences is significant.
+
+5. **It varies less from seed to seed.** Phrases, 16 epochs: RE {phrases-epochs-16/re_spread}, REKD
+{phrases-epochs-16/rekd_spread}; IMDB: {minilm/re_spread} and {minilm/rekd_spread}.
+
+6. **A bad teacher is worse than none.** On phrases, one of 2 epochs costs its students
+{phrases-teacher-weak/rekd_below:.3f}, and rationales that are one word off cost
+{phrases-shifted/rekd_below:.3f}. With 500 examples the teacher itself reaches only
+{phrases-examples-500/teacher_accuracy:.3f}; its students have
+{phrases-examples-500/rekd_accuracy:.3f}, RE {phrases-examples-500/re_accuracy:.3f}.
+
+7. **The shared annealing made no difference** on phrases: exponential, linear, tau at .5, 1 or 5
+throughout, and annealed noise are all within .003 of the cosine.
+
+8. **Something is selected where there is something to find.** A predictor that is trained on random
+masks has {glyphs-random/re_accuracy:.3f} on glyphs, {phrases-random/re_accuracy:.3f} on phrases,
+{minilm-random/re_accuracy:.3f} on IMDB, where RE has {glyphs-base/re_accuracy:.3f},
+{phrases-base/re_accuracy:.3f} and {minilm/re_accuracy:.3f}. On CIFAR-10 it has
+{cifar10-2000-random/re_accuracy:.3f}, and RE {cifar10-2000/re_accuracy:.3f}: the object fills the
+image, and any patches will do.
+
+On photographs of CIFAR-10 in clutter (`clutter.py`), that predictor has
+{clutter-2000-random/re_accuracy:.3f}, RE {clutter-2000/re_accuracy:.3f} and CLS
+{clutter-2000/cls_accuracy:.3f}.
+
+9. A post-hoc explanation can leak: on phrases, the *places* of the words that CLS finds salient,
+without the words, tell the class (column *alone* of CLS); those of RE and REKD do not.
+
+10. A student's rationales become its teacher's. After one epoch on phrases, REKD's agree with the
+truth with F1 {phrases-epochs-1/rekd_f1:.2f} and RE's with {phrases-epochs-1/re_f1:.2f}; at the end,
+REKD has its teacher's ({phrases-epochs-16/rekd_f1:.2f}; teacher {phrases-base/teacher_f1:.2f}), and
+RE {phrases-epochs-16/re_f1:.2f}, which is more.
+"""
 
 CHARTS = """
 Mean of the seeds with its 95 % interval. Base of the built-in sets: 2,000 training examples, 8
@@ -351,6 +427,22 @@ counted. Answers stay in the browser until the reader saves them to a small file
 REKD, RE or neither was picked, REKD's share of the decided with its exact (Clopper-Pearson) 95 %
 interval, and an exact two-sided binomial test. Answers of several readers to the same examples are
 not independent, so the line "by majority", where every example counts once, is the safer one.
+"""
+
+SMALL = {  # the rows of the repository's README
+    "glyphs-base": "Glyphs, 2,000 images, 8 epochs",
+    "phrases-epochs-4": "Phrases, 2,000 texts, 4 epochs, `zero`",
+    "phrases-base": "the same, 8 epochs",
+    "minilm": "IMDB, 2,000 reviews, pretrained teacher",
+    "imdb-10000": "IMDB, 10,000 reviews",
+    "cifar10-2000": "CIFAR-10, 2,000 images",
+    "clutter-2000": "the same kind, in clutter",
+}
+
+SMALL_NOTE = """
+Test accuracy, mean +- standard deviation of {seeds} seeds. *Random*: a predictor trained on random
+features. CLS, RE and REKD have equal data, epochs and steps; teachers train longer. Without a
+pretrained teacher all starts from scratch. More in [results/README.md](results/README.md).
 """
 
 TITLES = {

@@ -21,14 +21,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from textwrap import fill
 
 RESULTS = Path(__file__).resolve().parent
 ROOT = RESULTS.parent
 RUNS = RESULTS / "runs.jsonl"
 sys.path[:0] = [str(RESULTS), str(ROOT)]
 import torch  # noqa: E402
-from pages import TITLES, budget, draw_charts, gap_recovered, measured, page, spread  # noqa: E402
+from pages import draw_charts, page, small_table  # noqa: E402
 
 from models import load  # noqa: E402
 from results.judge import COLUMNS, data_of, judge_masks  # noqa: E402
@@ -345,22 +344,6 @@ def all_students(lines):
     return {arm: students(lines, arm) for arm in ARMS}
 
 
-def small_table(lines):
-    """The table of the repository's README, and the line under it."""
-    rows, budgets = ["| data, masking | CLS | RE | REKD | gap recovered |", "|" + "---|" * 5], {}
-    for arm in TITLES:
-        found = students(lines, arm)
-        if found["rekd"] and found["re"]:
-            name, masking = TITLES[arm].split()[0].strip(","), ARMS[arm]["masking"]
-            cells = [spread(measured(found[method], "accuracy"), 3)
-                     for method in ("cls", "re", "rekd")]
-            rows.append(f"| {' | '.join([f'{name}, {masking}', *cells, gap_recovered(found)])} |")
-            budgets[name] = f"{name}: {budget(found)}."
-    below = " ".join(["Test accuracy, mean +- standard deviation over seeds.", *budgets.values(),
-                      "More in [results/README.md](results/README.md)."])
-    return "\n".join([*rows, "", fill(below, 100)])
-
-
 def with_table(text, content):
     """The README with this between its markers, if it has them."""
     before, start, rest = text.partition("<!-- results -->\n")
@@ -390,7 +373,7 @@ def main():
         for name, drawn in draw_charts(arms).items():
             (RESULTS / "charts").mkdir(exist_ok=True)
             (RESULTS / "charts" / f"{name}.svg").write_text(drawn)
-        readme.write_text(with_table(readme.read_text(), small_table(lines)))
+        readme.write_text(with_table(readme.read_text(), small_table(arms)))
 
 
 if __name__ == "__main__":
