@@ -1259,9 +1259,9 @@ def weights_file(init, preset):
 
 
 def vocabulary_of(config):
-    """What a model's tokens are: of a finished teacher its own, of weights the vocab.txt that they
-    were made with; of a start from scratch, None."""
-    if config.role == "teacher" and config.teacher_checkpoint:
+    """What a model's tokens are: those of --teacher-checkpoint, for CLS and RE from scratch too, so
+    that all methods read the same; of weights, the vocab.txt that they were made with; or None."""
+    if config.teacher_checkpoint and (config.role == "teacher" or config.init == "scratch"):
         return load(config.teacher_checkpoint)[1]["input"].get("vocabulary")
     if config.init == "scratch":
         return None

@@ -299,14 +299,12 @@ def run(arm, lines):
     if "without" in ARMS[arm]:
         program = ["results/without.py", ARMS[arm]["without"]]
         out = f"runs/without-{ARMS[arm]['without']}"
+    if "teach" in ARMS[arm]:  # for CLS and RE, too: a teacher's vocabulary is all methods' own
+        options = options_of({key: value for key, value in ARMS[arm].items()
+                              if key not in NO_TEACHER})
+        options += ["--teacher-checkpoint", train_teacher(ARMS[arm]["teach"])]
     for method, seed, count in missing(arm, lines):
-        these = list(options)
-        if "teach" in ARMS[arm]:
-            these = options_of({key: value for key, value in ARMS[arm].items()
-                                if key not in NO_TEACHER})
-            if method == "rekd":
-                these += ["--teacher-checkpoint", train_teacher(ARMS[arm]["teach"])]
-        train(program, [*these, "--method", method, "--seed", str(seed), "--seeds", str(count)],
+        train(program, [*options, "--method", method, "--seed", str(seed), "--seeds", str(count)],
               out, f"runs/logs/{arm}.log")
     print(arm)
 
