@@ -46,8 +46,8 @@ from tqdm import tqdm
 DATA_SEED = 2026
 FILES = {"image": (".png", ".jpg", ".jpeg"), "text": (".txt",)}
 LONGEST = 10**6  # bytes of a text
-Image.MAX_IMAGE_PIXELS = 64_000_000  # more would fill the memory: PIL's warning is an error
-warnings.simplefilter("error", Image.DecompressionBombWarning)
+MOST_PIXELS = 70 * 10**6  # of an image: more would fill the memory, and PIL only warns
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class UserError(ValueError):
@@ -287,6 +287,8 @@ def read_image(path, size=None):
     cropped) to size x size."""
     try:
         with Image.open(regular(path)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
             image = to_rgb(ImageOps.exif_transpose(image))
             if size is not None:
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -620,15 +622,15 @@ def write_atomically(path, write):
 
 
 def lock(file):
-    """Lock an open file -> False if another process has. A lock ends with its process, however
-    that ends. Where there are no locks (Windows), True."""
+    """Lock an open file -> True; False if another process has. A lock ends with its process,
+    however that ends. Where there are no locks (Windows, some network disks), None."""
     with contextlib.suppress(ImportError, OSError):
         import fcntl
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-    return True
+        return True
 
 
 def remove_parts(folder):

@@ -21,6 +21,8 @@ Then the options.
 """
 
 import argparse
+import contextlib
+import errno
 import hashlib
 import html
 import itertools
@@ -241,7 +243,7 @@ def claim(config):
     with the same is begun anew, unless --resume goes on with it."""
     config.folder.mkdir(parents=True, exist_ok=True)
     held = (config.folder / ".lock").open("w")
-    if RANK == 0 and not datasets.lock(held):
+    if RANK == 0 and datasets.lock(held) is False:
         raise UserError(f"{config.folder} is in use by another process: wait for it to end, or "
                         f"choose another --out")
     path = config.folder / "config.json"
@@ -274,7 +276,8 @@ def read_result(config, teacher, data):
         table("", {config.method: [result]})
         test = result["test"]
         finite = np.isfinite([test["accuracy"], test["rate_mean"], test["examples"]]).all()
-        if not finite or result["test_fingerprint"] != data.test_fingerprint:
+        theirs = result.get("test_fingerprint", data.test_fingerprint)  # older ones have none
+        if not finite or theirs != data.test_fingerprint:
             raise UserError(f"{path} is of other test data: remove it to measure again")
     except UserError:
         raise
@@ -379,7 +382,7 @@ class Teacher(NamedTuple):
 
 def get_teacher(config, data):
     """The one of --teacher-checkpoint, or a finished one that fits, or else a new one."""
-    path = config.teacher_checkpoint or find_teacher(config, data)
+    path = agreed(config.teacher_checkpoint or find_teacher(config, data))
     if path:
         print(f"teacher: reusing {path}")
     else:
@@ -431,12 +434,14 @@ def answers_of(teacher, sha256, config, data):
     n = len(data.train)
     keep = torch.zeros(views, n, num_features(config), dtype=torch.float16)
     logits = torch.zeros(views, n, len(data.classes), dtype=torch.float16)
-    try:
-        known = read_dict(file, "file of answers", "remove it")[key]
-        models.check_weights(dict(enumerate(known)), dict(enumerate([keep, logits])))
-        return [answer.half() for answer in known]
-    except Exception:  # none yet, or a torn file, which fails in a dozen ways
-        pass
+    known = None
+    with contextlib.suppress(Exception):  # none yet, or a torn file, which fails in a dozen ways
+        found = read_dict(file, "file of answers", "remove it")[key]
+        models.check_weights(dict(enumerate(found)), dict(enumerate([keep, logits])))
+        known = [answer.half() for answer in found]
+    known = agreed(known)
+    if known:
+        return known
     for view in range(views):
         bar = tqdm(desc=f"asking the teacher, view {view + 1} of {views}", total=n,
                    disable=RANK > 0 or None)
@@ -521,8 +526,8 @@ def keep_comparison(text, runs, results, teacher, data):
 # ---------------------------------------------------------------- 5. several processes
 # Under torchrun, every process does all that is written above, and has all data and all results.
 # But the networks' work on a batch is shared, and only the first process prints and writes files.
-# In float32, a step's losses are those of one process to 1e-5. (But for REKD where the answers of
-# its teacher are asked anew: a last bit may round them to other float16 numbers.)
+# In float32, without --compile, a step's losses are those of one process to 1e-5. (But for REKD
+# where the answers of its teacher are asked anew: a last bit may round them to other float16.)
 
 def shared(model):
     return Shared(model) if WORLD > 1 else model
@@ -544,8 +549,6 @@ class Shared(rekd.Rationalist):
     def forward(self, x, tau=None, noise=None, **options):
         network, = self.network
         n = len(x)
-        if n < WORLD:  # a last few examples: each process computes them all
-            return network(x, tau, noise, **options)
         if noise is not None:
             noise = noise[share(n)]
         with WholeBatchNoise(n):
@@ -554,20 +557,22 @@ class Shared(rekd.Rationalist):
 
     def predict(self, x, mask, packed=None):
         n = len(x)
-        if n < WORLD:
-            return super().predict(x, mask, packed)
         with WholeBatchNoise(n):
             logits = super().predict(x[share(n)], mask[share(n)], packed)
         return gather(logits, n)
 
 
 def share(n):
-    """Which of n rows this process computes."""
+    """Which of n rows this process computes: all, if there are fewer rows than processes."""
+    if n < WORLD:
+        return slice(None)
     return slice(n * RANK // WORLD, n * (RANK + 1) // WORLD)
 
 
 def gather(part, n):
     """Each process's share (b, ...) -> (n, ...)."""
+    if len(part) == n:
+        return part
     whole = part.new_zeros(n, *part.shape[1:])
     whole[share(n)] = part.detach()
     dist.all_reduce(whole)  # the sum: where one has numbers, the others have zeros
@@ -599,7 +604,18 @@ class WholeBatchNoise(TorchFunctionMode):
 def wait():
     """Until all processes are here."""
     if WORLD > 1:
-        dist.barrier()
+        try:
+            dist.barrier()
+        except RuntimeError:
+            fail("another process has ended, and says why")
+
+
+def agreed(found):
+    """What the first process has found on the disk: others may look a moment later."""
+    box = [found]
+    if WORLD > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def write(path, content):
@@ -1318,7 +1334,8 @@ def main():
     args = parse_args()
     args.device = choose_device(args.device)
     if WORLD > 1:  # NCCL on GPUs, gloo on CPUs. A download may take long; torchrun ends what hangs
-        dist.init_process_group(timeout=timedelta(hours=2))
+        backend = "nccl" if args.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(hours=2))
     if args.explain:
         explain(args)
     elif args.judge:
@@ -1337,22 +1354,23 @@ def cli():
     except (UserError, models.UserError) as error:
         fail(error)
     except OSError as error:
-        if not error.filename:  # it is standard output: full, or read by nobody (`| head -1`)
+        name = error.filename
+        if not name and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            name = "the output"  # full, or read by nobody (`| head -1`)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again when it ends
-        fail(f"{error.filename or 'the output'}: {error.strerror or error}")
-    except (MemoryError, RuntimeError) as error:
-        full = "out of memory|not enough memory|can't allocate memory"
-        if isinstance(error, RuntimeError) and not re.search(full, str(error)):
-            raise
-        fail("the memory is full: lower --batch-size, --image-size or --max-length, or take a "
-             "smaller model")
+        fail(f"{name}: {error.strerror}" if name else error)
     except KeyboardInterrupt:
+        hold()
         print("interrupted: the same command with --resume goes on after the last finished epoch",
               file=sys.stderr)
         sys.exit(130)
-    except Exception:
-        hold()
-        raise
+    except Exception as error:
+        full = "out of memory|not enough memory|can't allocate memory"
+        if not isinstance(error, MemoryError) and not re.search(full, str(error)):
+            hold()
+            raise
+        fail("the memory is full: lower --batch-size, --image-size or --max-length, or take a "
+             "smaller model")
 
 
 if __name__ == "__main__":

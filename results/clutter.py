@@ -29,6 +29,7 @@ from tqdm import tqdm  # noqa: E402
 
 import data as datasets  # noqa: E402
 from data import UserError  # noqa: E402
+from models import read_dict  # noqa: E402
 
 GRID, OBJECT = 8, 4  # patches on a side: of a canvas, of the photograph on it
 SIDE = 32  # pixels of a photograph; bigger ones are made smaller
@@ -123,7 +124,7 @@ def add_truth(data, folder, patch_size):
     file = folder / "truth.json"
     if data.test.truth is not None or not file.is_file():
         return
-    boxes = json.loads(file.read_text())
+    boxes = read_dict(file, "truth", "make the folder again")
     n, _, height, width = data.test.x.shape
     truth = torch.zeros(n, height, width, dtype=torch.bool)
     paths = datasets.list_files(folder / "test", data.classes, "image")  # in the order of the set

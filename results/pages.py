@@ -136,7 +136,7 @@ def answers(arms):
         table = [["comparison", "seeds", "accuracy, difference", "p", "p, Holm", "F1, difference"]]
         for row in compared:
             f1 = around(mean(row["f1"]), interval(row["f1"])) if len(row["f1"]) > 1 else "-"
-            ps = [number(row[key], 3) if row["n"] >= 6 else "-" for key in ("p", "holm")]
+            ps = [number(row[key], 3) if "holm" in row else "-" for key in ("p", "holm")]
             table.append([row["what"], str(row["n"]), around(row["mean"], row["half"]), *ps, f1])
         parts += [f"### {question}", aligned(table), answer(compared)]
         parts += paragraphs(READINGS.get(question, ""), {}, arms)
@@ -155,7 +155,7 @@ def variances(arms):
             if min(len(found["re"]), len(found["rekd"])) < 5:
                 continue
             ratio = variance_ratio(found["re"], found["rekd"])
-            told = "-" if ratio is None else "{:.2g} ({:.2g} to {:.2g})".format(*ratio)
+            told = "{:.2g} ({:.2g} to {:.2g})".format(*ratio)
             cells = [spread(measured(found[method], "accuracy"), 4) for method in ("re", "rekd")]
             rows.append([f"{SETS[name]}, {epochs} epochs", str(len(found["re"])), *cells, told])
     if len(rows) == 1:
@@ -263,6 +263,10 @@ def budget(found):
     return text + (f" (teacher: {teachers[-1]['config']['epochs']})" if teachers else "")
 
 
+class NotMeasured(Exception):
+    """No line has this figure (yet)."""
+
+
 class Figures(dict):
     """The mean of {re_accuracy}, and of {glyphs-base/re_accuracy}, when a text asks for it.
 
@@ -279,11 +283,11 @@ class Figures(dict):
         method, _, key = name.partition("_")
         values = measured(found[method], "accuracy" if key in ("spread", "below") else key)
         if not values:
-            raise KeyError(name)
+            raise NotMeasured(name)
         if key == "spread":
             return spread(values, 3)
         if key == "below":  # the base, by so much
-            base_arm = self["arms"][arm.partition("-")[0] + "-base"]
+            base_arm = self["arms"][base(arm.partition("-")[0])]
             return mean(measured(base_arm[method], "accuracy")) - mean(values)
         return mean(values)
 
@@ -292,7 +296,7 @@ def paragraphs(text, found, arms=None):
     """Words with figures, see Figures. A paragraph whose figures no line has is left out."""
     parts = []
     for part in text.split("\n\n"):
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(NotMeasured):
             parts.append(part.format_map(Figures(found, arms)))
     return [fill(part.strip(), 100, break_on_hyphens=False) for part in parts if part]
 
@@ -358,8 +362,9 @@ phrases it is ahead of RE after 4 epochs ({phrases-epochs-4/rekd_accuracy:.3f} a
 {phrases-base/re_accuracy:.3f}); on glyphs it is never clearly ahead, and behind after 1. After the
 correction none of these differences is significant.
 
-5. **It varies less from seed to seed.** Phrases, 16 epochs: RE {phrases-epochs-16/re_spread}, REKD
-{phrases-epochs-16/rekd_spread}; IMDB: {minilm/re_spread} and {minilm/rekd_spread}.
+5. **Once REKD has learned, it varies less from seed to seed than RE.** Phrases, 16 epochs: RE
+{phrases-epochs-16/re_spread}, REKD {phrases-epochs-16/rekd_spread}; IMDB: {minilm/re_spread} and
+{minilm/rekd_spread}. In the first epochs on phrases it varies more.
 
 6. **A bad teacher is worse than none.** On phrases, one of 2 epochs costs its students
 {phrases-teacher-weak/rekd_below:.3f}, and rationales that are one word off cost
@@ -399,7 +404,8 @@ six pretrained layers. CLS, RE and REKD students of a place have the same data, 
 
 PAIRED = """
 Differences are paired by seed, +- half of a 95 % interval (Student's t). p: exact two-sided
-sign-flip test; *Holm*: corrected for the number of comparisons in its table.
+sign-flip test; *Holm*: corrected for the number of tests in its table. Fewer than six seeds are not
+tested.
 """
 
 READINGS = {}
@@ -458,14 +464,14 @@ TITLES = {
     "imdb-2000": "IMDB from scratch, 2,000 training reviews, masking drop",
     "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, masking drop",
     "clutter-2000": "Photographs of CIFAR-10 in clutter, from scratch, 2,000 images, masking drop",
-    "clutter-2000-random": "The same, a predictor that is trained on random masks",
+    "clutter-2000-random": "Photographs in clutter, a predictor that is trained on random masks",
     "imdb-10000": "IMDB from scratch, 10,000 training reviews, masking drop",
-    "imdb-10000-random": "The same reviews, a predictor that is trained on random masks",
+    "imdb-10000-random": "IMDB, 10,000 reviews, a predictor that is trained on random masks",
     "cifar10-10000": "CIFAR-10 from scratch, 10,000 training images, masking drop",
-    "cifar10-10000-random": "The same images, a predictor that is trained on random masks",
+    "cifar10-10000-random": "CIFAR-10, 10,000 images, a predictor that is trained on random masks",
     "minilm": "IMDB, 2,000 training reviews of up to 64 tokens, a pretrained teacher, masking drop",
-    "imdb-2000-random": "The same reviews, a predictor that is trained on random masks",
-    "cifar10-2000-random": "The same images, a predictor that is trained on random masks",
+    "imdb-2000-random": "IMDB, 2,000 reviews, a predictor that is trained on random masks",
+    "cifar10-2000-random": "CIFAR-10, 2,000 images, a predictor that is trained on random masks",
 }
 
 NOTES = {  # what to read from an arm's tables

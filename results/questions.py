@@ -13,6 +13,7 @@ from charts import interval
 from rekd import sign_flip_test
 
 SETS = {"glyphs": "Glyphs", "phrases": "Phrases", "minilm": "IMDB"}  # by prefix of an arm's name
+LEAST = 6  # seeds for a test: with five, p is .0625 at the least
 EPOCHS = {"glyphs": (1, 2, 4, 8, 16, 32), "phrases": (1, 2, 4, 8, 16, 32), "minilm": (3, 6, 12, 24)}
 
 
@@ -103,33 +104,30 @@ def compare(found, rows):
         compared.append({"what": what, "mean": mean(differences), "half": interval(differences),
                          "n": len(differences), "f1": f1,
                          "p": sign_flip_test(counts(better, worse))})
-    for row, p in zip(compared, holm([row["p"] for row in compared])):
+    tested = [row for row in compared if row["n"] >= LEAST]
+    for row, p in zip(tested, holm([row["p"] for row in tested])):
         row["holm"] = p
     return compared
 
 
 def variance_ratio(re, rekd, draws=2000):
-    """Variance of RE's accuracy over that of REKD's, with a 95 % bootstrap interval over seeds, or
-    None where one does not vary."""
+    """Variance of RE's accuracy over that of REKD's, with a 95 % bootstrap interval over seeds.
+    Where REKD does not vary it is infinite."""
     seeds = [seed for seed in re if seed in rekd]
     accuracy = [(re[seed]["test"]["accuracy"], rekd[seed]["test"]["accuracy"]) for seed in seeds]
 
     def ratio(pairs):
         a, b = (stdev(values) for values in zip(*pairs))
-        return (a / b) ** 2 if b else None
+        return (a / b) ** 2 if b else float("inf")
 
     generator = random.Random(0)
-    drawn = [ratio(generator.choices(accuracy, k=len(accuracy))) for _ in range(draws)]
-    drawn = sorted(value for value in drawn if value is not None)
-    middle = ratio(accuracy)
-    if middle is None or not drawn:
-        return None
-    return middle, drawn[len(drawn) // 40], drawn[-1 - len(drawn) // 40]
+    drawn = sorted(ratio(generator.choices(accuracy, k=len(accuracy))) for _ in range(draws))
+    return ratio(accuracy), drawn[draws // 40], drawn[-1 - draws // 40]
 
 
 def answer(compared):
     """One sentence: which differences are significant after the correction."""
-    tested = [row for row in compared if row["n"] >= 6]
+    tested = [row for row in compared if "holm" in row]
     sure = [row for row in tested if row["holm"] < 0.05]
     if not tested:
         return "Too few seeds for a test: read the intervals."
@@ -138,7 +136,7 @@ def answer(compared):
     parts = [f"Of {len(tested)} tested (six seeds or more), {len(sure)} differ from 0 at .05 after "
              f"the correction"]
     if up:
-        parts.append("above: " + ", ".join(up))
+        parts.append("the first is better in: " + ", ".join(up))
     if down:
-        parts.append("below: " + ", ".join(down))
+        parts.append("the second is better in: " + ", ".join(down))
     return fill("; ".join(parts) + ".", 100)

@@ -280,7 +280,7 @@ def train_teacher(name):
 
 def missing(arm, lines):
     """The runs of the arm that have no line -> [(method, first seed, how many)]."""
-    methods = [ARMS[arm].get("method")] if "method" in ARMS[arm] else ["cls", "re", "rekd"]
+    methods = [ARMS[arm]["method"]] if "method" in ARMS[arm] else ["cls", "re", "rekd"]
     found = students(lines, arm)
     wanted = []
     for method in methods:
@@ -360,7 +360,9 @@ def main():
     arms = [arm for pattern in args.arms for arm in fnmatch.filter(ARMS, pattern)]
     if args.arms and not arms:
         parser.error(f"the arms are {', '.join(ARMS)}")
-    run_all(arms, args.jobs)
+    os.chdir(ROOT)
+    if arms:
+        run_all(arms, args.jobs)
     if args.collect:
         collect(args.collect)
     if args.report:

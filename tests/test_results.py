@@ -95,7 +95,8 @@ def test_a_comparison_is_paired_by_seed():
                                       ("not run", ("a", "rekd"), ("c", "re"))])
     assert row["n"] == 3  # the fourth seed has no partner
     assert row["mean"] == pytest.approx(0.1)
-    assert row["p"] == row["holm"] == 0.25  # 2 of 2^3 signs
+    assert row["p"] == 0.25  # 2 of 2^3 signs
+    assert "holm" not in row  # three seeds are too few for a test
 
 
 def test_a_ratio_of_variances_by_hand():
@@ -105,7 +106,7 @@ def test_a_ratio_of_variances_by_hand():
     ratio, low, high = questions.variance_ratio(runs(.1, .3, .5, .7), runs(.2, .3, .4, .5))
     assert ratio == pytest.approx(4)  # twice as far apart
     assert low == pytest.approx(4) and high == pytest.approx(4)  # in every draw
-    assert questions.variance_ratio(runs(.1, .2), runs(.3, .3)) is None
+    assert questions.variance_ratio(runs(.1, .2), runs(.3, .3))[0] == float("inf")
 
 
 def test_an_interval_by_hand():
