@@ -393,6 +393,8 @@ def get_teacher(config, data):
     network, info = models.load_teacher(path, config.device, classes=data.classes,
                                         vocabulary=vocabulary,
                                         **input_shape(config, len(vocabulary or ())))
+    print("teacher: {} epochs, dev accuracy {accuracy:.3f}".format(  # a short trial may lie there
+        info["config"]["epochs"], **info["metric"]))
     digest = hashlib.sha256()
     for weight in network.state_dict().values():
         digest.update(weight.cpu().numpy())
@@ -1153,6 +1155,8 @@ def parse_args():
     if bool(args.explain) + args.judge != bool(args.checkpoint):
         fail("--checkpoint best.pt goes with one of --explain FILE ... and --judge: give both")
     if args.checkpoint:
+        if WORLD > 1:
+            fail("--explain and --judge are for one process: start them without torchrun")
         return args
     args.role = "student"  # whom the command trains
     if args.teacher and not args.student and not args.compare:
