@@ -322,8 +322,8 @@ def load_moments(optimizer, state):
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for p in optimizer.param_groups[0]["params"]:
         moments = optimizer.state[p]
-        for average in (moments["exp_avg"], moments["exp_avg_sq"]):
-            if average.shape != p.shape or not average.isfinite().all():
+        for name, shape in ("exp_avg", p.shape), ("exp_avg_sq", p.shape), ("step", ()):
+            if moments[name].shape != shape or not moments[name].isfinite().all():
                 raise ValueError("no averages of these weights")
 
 

@@ -627,7 +627,8 @@ def test_what_is_damaged_is_not_resumed(run, monkeypatch):
             ("log", 0, "seconds", None), ("log", 0, "seconds", "1"), ("log", 0, "loss", math.nan),
             ("best", "a"), ("weights", None), ("weights", "generator.head.0.bias", None),
             ("optimizer", None), (*moments, "exp_avg", torch.zeros(1)),
-            (*moments, "exp_avg_sq", "x"), ("fingerprint", None), ("log", []),
+            (*moments, "exp_avg_sq", "x"), (*moments, "step", torch.ones(3)),
+            ("fingerprint", None), ("log", []),
             ("optimizer", "state", 0, None), ("log", [*last["log"], {**last["log"][0], "epoch": 3},
                                                       {**last["log"][0], "epoch": 4}])]:
         torch.save(broken(last, *change), path)
