@@ -610,7 +610,7 @@ def write_atomically(path, write):
     part = Path(f"{path}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            lock(file)
+            lock(file)  # so that no other process takes it for a dead one's: see `remove_parts`
             write(file)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: how torch.save reports a full disk

@@ -317,10 +317,10 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
     prediction_kd = torch.zeros_like(prediction)
     if lambda_prediction > 0:
         if teacher_reads == "student":
-            # It packs by itself, as a model in eval mode does, and so reads the whole mask. On a
-            # GPU the host would wait for the length that this takes: there it is `packed`.
+            # On a CPU it packs by itself, as a model in eval mode does, and so reads the whole
+            # mask. Elsewhere the host would wait for the length that this takes.
             with torch.no_grad():
-                teacher_logits = teacher.predict(x, out.mask, packed if x.is_cuda else None)
+                teacher_logits = teacher.predict(x, out.mask, None if x.is_cpu else packed)
         prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)
     loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd, tau=tau, alpha=alpha,
                      lambda_select=lambda_select or 0.0, lambda_rationale=lambda_rationale,

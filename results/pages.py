@@ -9,7 +9,18 @@ from statistics import mean, stdev
 from textwrap import fill
 
 from charts import chart, interval
-from questions import EPOCHS, QUESTIONS, SETS, answer, base, compare, epochs_arm, variance_ratio
+from questions import (
+    EPOCHS,
+    LEAST,
+    QUESTIONS,
+    SETS,
+    answer,
+    base,
+    compare,
+    counts,
+    epochs_arm,
+    variance_ratio,
+)
 
 from rekd import sign_flip_test
 
@@ -226,32 +237,25 @@ def table_of_masks(found):
     return aligned(rows)
 
 
-def differences(better, worse):
-    """By seed, how many more test examples are right."""
-    def right(line):
-        return round(line["test"]["accuracy"] * line["test"]["examples"])
-    return [right(better[seed]) - right(worse[seed]) for seed in better if seed in worse]
-
-
 def gap_recovered(found):
     """(REKD - RE) / (CLS - RE), where CLS - RE is more than two standard errors above 0."""
-    gap = differences(found["cls"], found["re"])
+    gap = counts(found["cls"], found["re"])
     if len(gap) < 2:
         return "-"
     if mean(gap) <= 2 * stdev(gap) / len(gap) ** 0.5:
         return "no gap to recover"
-    return f"{mean(differences(found['rekd'], found['re'])) / mean(gap):.0%}"
+    return f"{mean(counts(found['rekd'], found['re'])) / mean(gap):.0%}"
 
 
 def verdict(found):
     """What stands below a table: the teacher, REKD - RE, the gap."""
     line = list(found["rekd"].values())[-1]
     told = line["teacher"]
-    counts, examples = differences(found["rekd"], found["re"]), line["test"]["examples"]
-    p = f", p = {number(sign_flip_test(counts), 3)}" if len(counts) >= 6 else ""
+    more, examples = counts(found["rekd"], found["re"]), line["test"]["examples"]
+    p = f", p = {number(sign_flip_test(more), 3)}" if len(more) >= LEAST else ""
     return (f"- Teacher: {told['preset']}, dev accuracy {number(told['dev']['accuracy'], 4)} at "
             f"rate {number(told['dev']['rate_mean'], 3)}.\n- REKD - RE, paired by seed: "
-            f"{spread([count / examples for count in counts], 4)}{p}.\n"
+            f"{spread([count / examples for count in more], 4)}{p}.\n"
             f"- Gap recovered: {gap_recovered(found)}.")
 
 
@@ -316,9 +320,10 @@ def section(arm, found):
 INTRODUCTION = """\
 # Results
 
-`python results/study.py --report` writes this page from `runs.jsonl`. That file holds one line for
-every run: its options, its results on the test and dev sets, what was logged after each epoch, its
-command, the versions of Python and torch, the hardware, and the commit of the code that made it.
+`python results/study.py --report` writes this page, its charts and the table of the repository's
+README from `runs.jsonl`. That file holds one line for every run: its options, its results on the
+test and dev sets, losses, accuracy, F1 and sampled rate of each epoch, its command, the versions of
+Python and torch, the hardware, and the commit of the code that made it.
 `python results/study.py ARM` makes the runs of an arm that have no line yet.
 
 The checkpoint of a run is chosen on dev examples. The test set is used once, by that checkpoint.

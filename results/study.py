@@ -295,14 +295,14 @@ def missing(arm, lines):
 
 def run(arm, lines):
     """The arm's missing runs; a command for each method and stretch of seeds."""
-    options, program, out = options_of(ARMS[arm]), ["train.py"], "runs"
-    if "without" in ARMS[arm]:
-        program = ["results/without.py", ARMS[arm]["without"]]
-        out = f"runs/without-{ARMS[arm]['without']}"
-    if "teach" in ARMS[arm]:  # for CLS and RE, too: a teacher's vocabulary is all methods' own
-        options = options_of({key: value for key, value in ARMS[arm].items()
-                              if key not in NO_TEACHER})
-        options += ["--teacher-checkpoint", train_teacher(ARMS[arm]["teach"])]
+    wanted, program, out = dict(ARMS[arm]), ["train.py"], "runs"
+    if "without" in wanted:
+        program = ["results/without.py", wanted["without"]]
+        out = f"runs/without-{wanted['without']}"
+    if "teach" in wanted:  # for CLS and RE, too: a teacher's vocabulary is all methods' own
+        wanted = {key: value for key, value in wanted.items() if key not in NO_TEACHER}
+        wanted["teacher_checkpoint"] = train_teacher(wanted["teach"])
+    options = options_of(wanted)
     for method, seed, count in missing(arm, lines):
         train(program, [*options, "--method", method, "--seed", str(seed), "--seeds", str(count)],
               out, f"runs/logs/{arm}.log")
