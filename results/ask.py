@@ -28,6 +28,7 @@ from PIL import Image  # noqa: E402
 import models  # noqa: E402
 import train  # noqa: E402
 from data import UserError  # noqa: E402
+from results import pictures  # noqa: E402
 from results.judge import data_of  # noqa: E402
 
 NEITHER, FIRST, SECOND = 0, 1, 2  # an answer
@@ -64,9 +65,9 @@ def make_page(paths, args):
     """Two runs -> the page in args.out, and what is said of it."""
     runs, data = read_pair(paths, args)
     asked = []
-    examples = train.test_examples(data, args.examples)
+    examples = pictures.test_examples(data, args.examples)
     for example in examples:
-        found = [train.find(example, "", model, data.classes) for model in runs]
+        found = [pictures.find(example, "", model, data.classes) for model in runs]
         whole, re, rekd = drawn(example, found, data.input)
         if re != rekd:
             asked.append((example.name, example.label, whole, re, rekd))
@@ -114,15 +115,16 @@ def drawn(example, found, data_input):
     """-> as HTML: the whole input (nothing, of a text), what each of two models kept of it."""
     example = example._replace(truth=None)  # which is not the question
     if example.spans is None:
-        images = [png(image) for image, *_ in train.tiles(example, found, data_input["image_size"])]
+        tiles = pictures.tiles(example, found, data_input["image_size"])
+        images = [png(image) for image, *_ in tiles]
         whole = WHOLE.format(f'<img alt="The whole image" src="{images[0]}">')
         return [whole, *(f'<img alt="What one program kept of it" src="{image}">'
                          for image in images[1:])]
     width = data_input["max_length"]
-    end = train.read_to(example, width)
+    end = pictures.read_to(example, width)
     rest = "" if end == len(example.shown) else ' <span class="unread">[&hellip;]</span>'
     example = example._replace(shown=example.shown[:end])
-    return ["", *(f'<p class="text">{train.html_text(example, [finding.mask], width)}{rest}</p>'
+    return ["", *(f'<p class="text">{pictures.html_text(example, [finding.mask], width)}{rest}</p>'
                   for finding in found)]
 
 

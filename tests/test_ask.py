@@ -12,7 +12,7 @@ from conftest import finished, only, read
 sys.path.insert(0, str(Path(__file__).parent.parent / "results"))
 import ask as asking  # noqa: E402
 
-import train  # noqa: E402
+from results import pictures  # noqa: E402
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ def test_from_two_runs_to_a_count(run, small, ask, tmp_path, dataset):
 def is_rekds(runs, page, name):
     """Is the first rationale of this example in the page REKD's? Asked of its model once more."""
     (_, rekd), data = asking.read_pair(runs, SimpleNamespace(data_dir=None))
-    example, = (e for e in train.test_examples(data, 12) if e.name == name)
-    _, kept = asking.drawn(example, [train.find(example, "", rekd, data.classes)], data.input)
+    example, = (e for e in pictures.test_examples(data, 12) if e.name == name)
+    _, kept = asking.drawn(example, [pictures.find(example, "", rekd, data.classes)], data.input)
     section, = re.findall(f'<section data-example="{name}" hidden>.*?</section>', page, re.S)
     return f"<figcaption>1</figcaption>{kept}" in section
 

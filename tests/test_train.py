@@ -25,7 +25,7 @@ import data
 import models
 import rekd
 import train
-from results import judge
+from results import judge, pictures
 
 # ---------------------------------------------------------------- runs and what they leave
 
@@ -434,38 +434,38 @@ def mask_of(*words):
     return torch.tensor([0, *(word in words for word in data.WordPiece.words(TEXT)), 0])
 
 def example(label=None, truth=()):
-    spans = train.spans_of(TEXT, {"vocabulary": VOCABULARY})
-    return train.Example(None, TEXT, "mine & yours", spans, label, mask_of(*truth))
+    spans = pictures.spans_of(TEXT, {"vocabulary": VOCABULARY})
+    return pictures.Example(None, TEXT, "mine & yours", spans, label, mask_of(*truth))
 
 def article(example, *findings):
-    return train.html_page(["title"], [(example, findings)]).split("<article>")[1]
+    return pictures.html_page(["title"], [(example, findings)]).split("<article>")[1]
 
 def test_a_page_marks_what_was_selected_of_the_text_as_it_was_written():
-    finding = train.Finding("RE", mask_of("fine", ",", "film"), "good, 80%", True, True)
+    finding = pictures.Finding("RE", mask_of("fine", ",", "film"), "good, 80%", True, True)
     page = article(example(truth=["film", "."]), finding)
     text = re.search(r'<p class="text">(.*?)</p>', page, re.S)[1].replace("</mark><mark>", "")
     assert text.startswith("A &lt;b&gt;<mark>Fine</mark>&lt;/b&gt;<mark>,  <u>film</u></mark>"
                            "<u>.</u><br>Bye &amp; ")
     assert "mine &amp; yours" in page
-    line_break = article(example(), train.Finding("RE", mask_of("br"), "good, 80%", True, True))
+    line_break = article(example(), pictures.Finding("RE", mask_of("br"), "good, 80%", True, True))
     assert re.search("film[.]<mark>[^<]*<br></mark>Bye", line_break)
 
 def test_a_page_of_several_models_shows_the_text_once():
     page = article(example(label="good"),
-                   train.Finding("CLS", mask_of(*VOCABULARY), "ok: good", True, False),
-                   train.Finding("RE", mask_of("fine", "film"), "WRONG: bad, 80%", False, True))
+                   pictures.Finding("CLS", mask_of(*VOCABULARY), "ok: good", True, False),
+                   pictures.Finding("RE", mask_of("fine", "film"), "WRONG: bad, 80%", False, True))
     assert page.count("Bye") == 1
     text, cls, re_ = re.findall(r"<p.*?</p>", page, re.S)
     assert "<mark>" not in text + cls and "ok: good" in cls
     assert "<mark>Fine</mark>" in re_ and "<mark>film</mark>" in re_ and "WRONG: bad, 80%" in re_
 
 def test_explain_brackets_the_text_as_it_was_written():
-    finding = train.Finding("RE", mask_of("fine", "film", "."), "good", True, True)
-    first, second = train.bracketed(example(), finding)
+    finding = pictures.Finding("RE", mask_of("fine", "film", "."), "good", True, True)
+    first, second = pictures.bracketed(example(), finding)
     assert first == "A <b>[Fine]</b>,  [film.]"
     assert second.startswith("Bye & ") and "\x1b" not in second
-    everything = train.Finding("CLS", mask_of(*VOCABULARY), "good", True, False)
-    assert "[" not in train.bracketed(example(), everything)[0]
+    everything = pictures.Finding("CLS", mask_of(*VOCABULARY), "good", True, False)
+    assert "[" not in pictures.bracketed(example(), everything)[0]
 
 def test_compare_on_texts_leaves_one_page(run, small):
     net = "--student bert:8:1:1 --teacher bert:16:1:2"
