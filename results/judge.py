@@ -4,8 +4,8 @@
 
 Every kind of mask is read by the model's own predictor: the best features by rank, which is the
 mask of evaluation; noise-free, what is kept more often than not; a sampled draw; and, of the same
-size as the first, random features and those of largest gradient x input (saliency, the post-hoc
-explanation that a rationale competes with).
+size as the first, random features, and two post-hoc explanations that a rationale competes with:
+the features of largest gradient x input (saliency) and the ones [CLS] attends to most (attention).
 """
 
 import argparse
@@ -56,8 +56,8 @@ def judge(args):
     test = evaluate(model, data, data.test, config)
     print(f"{config.dataset}, {config.method.upper()}, {config.preset}: accuracy "
           f"{test['accuracy']:.4f} at rate {test['rate_mean']:.3f} on {test['examples']:,} test "
-          f"examples\nbelow: at most {MOST:,} of them, evenly spread; by rank, random, saliency: "
-          f"round({config.rate:g} N) features, at least one\n")
+          f"examples\nbelow: at most {MOST:,} of them, evenly spread; by rank, random, saliency, "
+          f"attention: round({config.rate:g} N) features, at least one\n")
     rows = [["mask", *(key.removesuffix("_mean") for key in COLUMNS)]]
     for name, row in judge_masks(model, data, config).items():
         rows.append([name, *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)])
@@ -126,7 +126,8 @@ def masks_of(model, data, split, most, config):
         with autocast(x.device, config.precision):
             out = model(x)
             scores = {"random": torch.rand_like(selectable.float()),
-                      "saliency": saliency(model.predictor, x, selectable)}
+                      "saliency": saliency(model.predictor, x, selectable),
+                      "attention": attention(model.predictor, x)}
             masks = {"selectable": selectable.float()}
             if config.method == "cls":  # which has no generator
                 masks["noise-free"] = out.mask
@@ -177,6 +178,27 @@ def saliency(predictor, x, selectable):
         full = selectable.float().requires_grad_()
         top = predictor(x, full).max(1).values.sum()
         return torch.autograd.grad(top, full)[0]
+
+
+@torch.no_grad()
+def attention(predictor, x):
+    """How much [CLS] attends to each feature of the whole input, in the last block and on average
+    over its heads: (B, N). The explanation that a transformer offers for free."""
+    backbone = predictor.backbone
+    block = backbone.blocks[-1]
+    seen = []
+    hook = block.register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0]))
+    selectable = backbone.selectable(x)
+    backbone(x, selectable.float())
+    hook.remove()
+    hidden = block.norm1(seen[0]) if block.pre_norm else seen[0]           # (B, T, dim)
+    q, k, _ = block.qkv(hidden).unflatten(2, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
+    scores = q[:, :, :1] @ k.mT / k.shape[-1] ** 0.5                       # (B, heads, 1, T)
+    if x.ndim == 2:  # all but padding and [SEP]; a ViT hides nothing
+        selectable[:, 0] = True
+        scores = scores.masked_fill(~selectable[:, None, None], -torch.inf)
+    weights = scores.softmax(-1).mean(1)                                   # (B, 1, T)
+    return backbone.features(weights.mT).squeeze(-1)
 
 
 def probe(masks, y, test_masks, test_y, epochs=20):

@@ -219,7 +219,7 @@ def findings(arms):
 
 
 # ------------------------------------------------------------------------------------------- tables
-MASKS = ["by rank", "sampled", "random", "saliency"]
+MASKS = ["by rank", "sampled", "random", "saliency", "attention"]
 
 
 def table_of_masks(found):
@@ -340,9 +340,10 @@ The columns:
   give less than 0.031; with fewer than six there is no test.
 - The second table of an arm: the accuracy of the same predictors, of three seeds, on at most 2,000
   test examples, when they read their generator's best features (*by rank*, as above), a draw as in
-  training (*sampled*), and as many features chosen at *random* or by *saliency*. *alone*: how well
-  a small network tells the class from the masks by rank, without any content. *sufficiency* (low is
-  good) and *comprehensiveness* (high is good) follow ERASER.
+  training (*sampled*), and as many features chosen at *random*, by *saliency* (gradient x
+  input) or by *attention* (of [CLS] in the last block). *alone*: how well a small network tells the
+  class from the masks by rank, without any content. *sufficiency* (low is good) and
+  *comprehensiveness* (high is good) follow ERASER.
 - *gap recovered*: (REKD - RE) / (CLS - RE), the share of what RE loses that the teacher brings
   back. It is given only where CLS - RE is more than two standard errors above 0.
 """
@@ -428,8 +429,9 @@ Accuracy, mean +- standard deviation; the ratio with a 95 % bootstrap interval o
 
 RIGHT = """
 Three seeds, at most 2,000 test examples; columns as in the introduction. CLS has no rationale: its
-row shows random features, those of largest gradient x input (saliency), and of the latter what they
-give away, their sufficiency and comprehensiveness. Its predictor never learned to read a part.
+row shows random features, those of largest gradient x input (saliency) or attention, and what
+saliency gives away, its sufficiency and comprehensiveness. Its predictor never learned to read a
+part.
 """
 
 ASK = """

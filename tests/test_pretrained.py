@@ -16,6 +16,7 @@ import torch
 import data
 import models
 from models import HUB, UserError, build, initialise, load_pretrained, read_safetensors
+from results import judge
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
 
@@ -91,6 +92,23 @@ def test_hidden_states_and_gradients_equal_those_of_transformers(tmp_path, shape
     gradients = ours(shape, tmp_path / "gradients" / "model.safetensors")
     for (name, p), g in zip(network.named_parameters(), gradients.parameters(), strict=True):
         assert (p.grad - g).norm() < 1e-4 * g.norm(), name
+
+
+@pytest.mark.parametrize("shape", [BERT_SHAPE, VIT_SHAPE], ids=["bert", "vit"])
+def test_the_attention_that_rationales_compete_with_is_that_of_transformers(tmp_path, shape):
+    oracle, path = theirs(tmp_path, shape)
+    oracle.set_attn_implementation("eager")
+    predictor = models.Predictor(ours({**shape, "masking": "drop"}, path), num_classes=2)
+    given = {"pixel_values": torch.randn(3, 3, 16, 16)}
+    if "vocab_size" in shape:
+        x = some_tokens([20, 13, 3])
+        shown = predictor.backbone.selectable(x)
+        shown[:, 0] = True  # [CLS]
+        given = {"input_ids": x, "attention_mask": shown.long()}
+    with torch.no_grad():
+        expected = oracle(**given, output_attentions=True).attentions[-1].mean(1)[:, 0]  # (B, T)
+    found = judge.attention(predictor, next(iter(given.values())))
+    assert (found - expected[:, -found.shape[1]:]).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("preset", HUB)

@@ -388,7 +388,7 @@ def test_judge_compares_masks_of_exactly_the_rate(run, spy, dataset, method, mor
     saliency, calls = judge.saliency, spy(judge, "probe")
     sizes = spy(judge, "saliency")
     rows = judged(run, best, "--rate 0.3" if method == "cls" else "")
-    assert rows.keys() == {"noise-free", "random", "saliency"} | more
+    assert rows.keys() == {"noise-free", "random", "saliency", "attention"} | more
     assert max(len(x) for _, x, _ in sizes) <= 32  # a gradient keeps activations
     assert all(row["f1"] == row["iou"] == "-" for row in rows.values())
 
@@ -406,7 +406,7 @@ def test_judge_compares_masks_of_exactly_the_rate(run, spy, dataset, method, mor
             count += [max(round(config["rate"] * n), 1) for n in selectable.sum(1).tolist()]
         expected = torch.cat(expected)
         assert torch.equal(masks["saliency"][side][:, :expected.shape[1]], expected)
-        for name in rows.keys() & {"random", "saliency", "by rank"}:
+        for name in rows.keys() & {"random", "saliency", "attention", "by rank"}:
             assert masks[name][side].sum(1).tolist() == count, name
 
 @pytest.mark.parametrize("dataset, preset", [("glyphs", "vit:8:1:1"), ("phrases", "bert:8:1:1")])
