@@ -87,10 +87,10 @@ def charts_of(arms):
             start = f"{name}-{axis}-"
             places = {arm.removeprefix(start): runs for arm, runs in arms.items()
                       if arm.startswith(start) and runs["re"]}
+            if name == "minilm" and places and arms["minilm"]["re"]:
+                places[{"epochs": "12", "examples": "2000", "size": ""}[axis]] = arms["minilm"]
             if axis == "size":
                 places = {f"{parameters(runs):,}": runs for runs in places.values()}
-            if name == "minilm" and axis == "epochs":
-                places["12"] = arms["minilm"]
             ordered = sorted(places.items(), key=lambda place: float(place[0].replace(",", "")))
             found[f"{axis}-{name}"] = f"{title}, {by}", what, ordered
     return {file: drawn for file, drawn in found.items() if len(drawn[2]) > 1}
@@ -483,6 +483,10 @@ TITLES = {
     "imdb-10000-random": "IMDB, 10,000 reviews, a predictor that is trained on random masks",
     "cifar10-10000": "CIFAR-10 from scratch, 10,000 training images, masking drop",
     "cifar10-10000-random": "CIFAR-10, 10,000 images, a predictor that is trained on random masks",
+    "cifar10-10000-same": "CIFAR-10, 10,000 images, the same patches of every image",
+    "cifar10-long": "CIFAR-10 from scratch, 10,000 training images, 60 epochs, masking drop",
+    "cifar10-long-annealed": "CIFAR-10, 10,000 images, 60 epochs, noise annealed",
+    "cifar10-long-random": "CIFAR-10, 10,000 images, 60 epochs, a predictor trained on random masks",
     "minilm": "IMDB, 2,000 training reviews of up to 64 tokens, a pretrained teacher, masking drop",
     "imdb-2000-random": "IMDB, 2,000 reviews, a predictor that is trained on random masks",
     "cifar10-2000-random": "CIFAR-10, 2,000 images, a predictor that is trained on random masks",

