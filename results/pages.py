@@ -486,7 +486,7 @@ TITLES = {
     "cifar10-10000-same": "CIFAR-10, 10,000 images, the same patches of every image",
     "cifar10-long": "CIFAR-10 from scratch, 10,000 training images, 60 epochs, masking drop",
     "cifar10-long-annealed": "CIFAR-10, 10,000 images, 60 epochs, noise annealed",
-    "cifar10-long-random": "CIFAR-10, 10,000 images, 60 epochs, a predictor trained on random masks",
+    "cifar10-long-random": "CIFAR-10, 10,000 images, 60 epochs, a predictor of random masks",
     "minilm": "IMDB, 2,000 training reviews of up to 64 tokens, a pretrained teacher, masking drop",
     "imdb-2000-random": "IMDB, 2,000 reviews, a predictor that is trained on random masks",
     "cifar10-2000-random": "CIFAR-10, 2,000 images, a predictor that is trained on random masks",
