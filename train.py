@@ -510,6 +510,8 @@ def count_steps(runs, data):
 
 def keep_comparison(text, runs, results, teacher, data):
     """The table in a file, beside it the first seed's models side by side in one picture."""
+    if RANK > 0:
+        return
     folder = runs[-1].folder  # REKD's, whose options the comparison bears in its name
     name = folder.name.removeprefix("student-rekd-")
     path = folder.with_name(f"compare-{name}-{len(results['rekd'])}seeds")
@@ -520,9 +522,9 @@ def keep_comparison(text, runs, results, teacher, data):
         test = results[config.method][0]["test"]
         shown[config.method.upper()] = (model, config.preset, test)
     write_text(path.with_name(path.name + ".txt"), text + "\n")
-    print(f"table: {path}.txt")
-    if RANK == 0:
-        print(f"picture: {pictures.picture(path, data, shown)}")
+    # One example at a time: of that not even the teacher, a `Shared`, shares with other processes.
+    pictured = pictures.picture(path, data, shown)
+    print(f"table: {path}.txt\npicture: {pictured}")
 
 
 # ---------------------------------------------------------------- 5. several processes

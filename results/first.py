@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,11 +27,12 @@ THREADS = [1, 2, 4]
 
 def compare(name, seed, threads):
     """One command, unless it has been run before."""
-    out = ROOT / "runs" / "first" / f"{name}-seed{seed}-threads{threads}"
+    out = ROOT / "runs-first" / f"{name}-seed{seed}-threads{threads}"
     if (out / "wall.json").exists():
         return
     command = [sys.executable, "train.py", "--compare", "--dataset", name, "--seed", str(seed)]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    shutil.rmtree(out, ignore_errors=True)  # half a command: its teacher would be reused
     start = time.time()
     subprocess.run([*command, "--out", out], cwd=ROOT, env=env, check=True,
                    stdout=subprocess.DEVNULL)
@@ -54,7 +56,7 @@ def report():
     heads = ["command's folder", "teacher (dev)", "its F1", "CLS", "RE", "REKD", "REKD - CLS",
              "RE's F1", "REKD's F1", "seconds"]
     rows = [heads]
-    for wall in sorted((ROOT / "runs" / "first").glob("*/wall.json")):
+    for wall in sorted((ROOT / "runs-first").glob("*/wall.json")):
         *numbers, seconds = row(wall.parent)
         rows.append([wall.parent.name, *(f"{x:.4f}" for x in numbers), f"{seconds:.0f}"])
     return "\n".join(aligned(rows)) + "\n"

@@ -33,7 +33,7 @@ from train import (
     widen,
 )
 
-MOST = 2000  # test examples; a gradient, faithfulness and five masks of each take their time
+MOST = 2000  # test examples; a gradient, faithfulness and six masks of each take their time
 COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone")
 NOTE = """
 
@@ -187,16 +187,15 @@ def attention(predictor, x):
     backbone = predictor.backbone
     block = backbone.blocks[-1]
     seen = []
-    hook = block.register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0]))
-    selectable = backbone.selectable(x)
-    backbone(x, selectable.float())
+    hook = block.register_forward_pre_hook(lambda block, inputs: seen.extend(inputs))
+    backbone(x, backbone.selectable(x).float())
     hook.remove()
-    hidden = block.norm1(seen[0]) if block.pre_norm else seen[0]           # (B, T, dim)
+    hidden, visible, _ = seen                                              # see Block
+    hidden = block.norm1(hidden) if block.pre_norm else hidden             # (B, T, dim)
     q, k, _ = block.qkv(hidden).unflatten(2, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
     scores = q[:, :, :1] @ k.mT / k.shape[-1] ** 0.5                       # (B, heads, 1, T)
-    if x.ndim == 2:  # all but padding and [SEP]; a ViT hides nothing
-        selectable[:, 0] = True
-        scores = scores.masked_fill(~selectable[:, None, None], -torch.inf)
+    if visible is not None:
+        scores = scores.masked_fill(visible == 0, -torch.inf)
     weights = scores.softmax(-1).mean(1)                                   # (B, 1, T)
     return backbone.features(weights.mT).squeeze(-1)
 

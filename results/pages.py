@@ -64,7 +64,7 @@ def aligned(rows):
 def page(arms):
     """results/README.md."""
     sections = [section(arm, arms[arm]) for arm in TITLES if arms[arm]["re"]]
-    parts = [INTRODUCTION.strip(), *findings(arms), *pictures(arms), *answers(arms),
+    parts = [INTRODUCTION.strip(), *findings(arms), *chart_sections(arms), *answers(arms),
              variances(arms), *rationales(arms), ASK.strip(), "## The main arms, one by one",
              *sections, every_arm(arms)]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -118,11 +118,12 @@ def parameters(found):
     return next(iter(found["cls"].values()))["parameters"]
 
 
-def pictures(arms):
+def chart_sections(arms):
     parts = ["## Charts", CHARTS.strip()]
     for file, (title, _, places) in charts_of(arms).items():
-        seeds = max(len(found["re"]) for _, found in places)
-        parts.append(f"![{title}](charts/{file}.svg)\n\n*{title}: {seeds} seeds"
+        seeds = {len(found["re"]) for _, found in places}
+        told = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+        parts.append(f"![{title}](charts/{file}.svg)\n\n*{title}: {told} seeds"
                      f"{cost(places[-1][1])}.*")
     return parts
 

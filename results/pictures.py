@@ -2,8 +2,8 @@
 
     python train.py --explain FILE ... --checkpoint runs/.../best.pt
 
-Each run leaves one of its first examples beside its checkpoint, --compare one of all its models. A
-picture shows what was not selected darker; a page shows a text as it was written, marked.
+Each run leaves one, of eight test examples, beside its checkpoint; --compare one of all its models.
+A picture shows what was not selected darker; a page shows a text as it was written, marked.
 """
 
 import html

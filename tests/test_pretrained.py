@@ -94,20 +94,24 @@ def test_hidden_states_and_gradients_equal_those_of_transformers(tmp_path, shape
         assert (p.grad - g).norm() < 1e-4 * g.norm(), name
 
 
+@pytest.mark.parametrize("masking", ["drop", "zero"])
 @pytest.mark.parametrize("shape", [BERT_SHAPE, VIT_SHAPE], ids=["bert", "vit"])
-def test_the_attention_that_rationales_compete_with_is_that_of_transformers(tmp_path, shape):
+def test_the_attention_that_rationales_compete_with_is_that_of_transformers(
+        tmp_path, shape, masking):
     oracle, path = theirs(tmp_path, shape)
     oracle.set_attn_implementation("eager")
-    predictor = models.Predictor(ours({**shape, "masking": "drop"}, path), num_classes=2)
-    given = {"pixel_values": torch.randn(3, 3, 16, 16)}
-    if "vocab_size" in shape:
+    predictor = models.Predictor(ours({**shape, "masking": masking}, path), num_classes=2)
+    x = torch.randn(3, 3, 16, 16)
+    given = {"pixel_values": x}
+    if "vocab_size" in shape:  # [SEP], the last, is no feature: out of sight, or without content
         x = some_tokens([20, 13, 3])
-        shown = predictor.backbone.selectable(x)
-        shown[:, 0] = True  # [CLS]
-        given = {"input_ids": x, "attention_mask": shown.long()}
+        shown = models.show_cls(predictor.backbone.selectable(x))
+        words = oracle.embeddings.word_embeddings(x) * shown.unsqueeze(-1)
+        given = {"inputs_embeds": words,
+                 "attention_mask": shown.long() if masking == "drop" else (x != 0).long()}
     with torch.no_grad():
         expected = oracle(**given, output_attentions=True).attentions[-1].mean(1)[:, 0]  # (B, T)
-    found = judge.attention(predictor, next(iter(given.values())))
+    found = judge.attention(predictor, x)
     assert (found - expected[:, -found.shape[1]:]).abs().max() < 1e-6
 
 
