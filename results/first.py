@@ -53,13 +53,16 @@ def row(out):
 
 
 def report():
+    """What was measured where, then a line for each command."""
     heads = ["command's folder", "teacher (dev)", "its F1", "CLS", "RE", "REKD", "REKD - CLS",
              "RE's F1", "REKD's F1", "seconds"]
     rows = [heads]
     for wall in sorted((ROOT / "runs-first").glob("*/wall.json")):
         *numbers, seconds = row(wall.parent)
         rows.append([wall.parent.name, *(f"{x:.4f}" for x in numbers), f"{seconds:.0f}"])
-    return "\n".join(aligned(rows)) + "\n"
+    result = json.loads(next((ROOT / "runs-first").rglob("result.json")).read_text())
+    where = f"{result['hardware'].split(',')[0]}, {os.cpu_count()} cores, {result['versions']}"
+    return "\n".join([__doc__.strip(), "", where, "", *aligned(rows)]) + "\n"
 
 
 def main():
