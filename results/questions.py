@@ -133,7 +133,8 @@ def answer(compared):
         return "Too few seeds for a test: read the intervals."
     up = [row["what"] for row in sure if row["mean"] > 0]
     down = [row["what"] for row in sure if row["mean"] < 0]
-    parts = [f"Of {len(tested)} tested (six seeds or more), {len(sure)} differ from 0 at .05 after "
+    verb = "differs" if len(sure) == 1 else "differ"
+    parts = [f"Of {len(tested)} tested (six seeds or more), {len(sure)} {verb} from 0 at .05 after "
              f"the correction"]
     if up:
         parts.append("the first is better in: " + ", ".join(up))
