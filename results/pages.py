@@ -381,8 +381,8 @@ scratch, three seeds: teacher {imdb-10000/teacher_accuracy:.3f}, REKD
 6. **A bad teacher is worse than none.** On phrases, one of 2 epochs costs its students
 {phrases-teacher-weak/rekd_below:.3f}, and rationales that are one word off cost
 {phrases-shifted/rekd_below:.3f}; on glyphs the same costs {glyphs-teacher-weak/rekd_below:.3f} and
-{glyphs-shifted/rekd_below:.3f}. One of its student's size teaches as well. With 500 examples on
-phrases the teacher itself reaches only
+{glyphs-shifted/rekd_below:.3f}. One of its student's size teaches almost as well, and its students'
+rationales are nearer to the truth. With 500 examples on phrases the teacher itself reaches only
 {phrases-examples-500/teacher_accuracy:.3f}; its students have
 {phrases-examples-500/rekd_accuracy:.3f}, RE {phrases-examples-500/re_accuracy:.3f}.
 
