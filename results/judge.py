@@ -56,8 +56,8 @@ def judge(args):
     test = evaluate(model, data, data.test, config)
     print(f"{config.dataset}, {config.method.upper()}, {config.preset}: accuracy "
           f"{test['accuracy']:.4f} at rate {test['rate_mean']:.3f} on {test['examples']:,} test "
-          f"examples\nbelow: at most {MOST:,} of them, evenly spread; by rank, random, saliency and "
-          f"attention are\nof round({config.rate:g} N) features, at least one\n")
+          f"examples\nbelow: at most {MOST:,} of them, evenly spread; by rank, random, saliency, "
+          f"attention:\nround({config.rate:g} N) features, at least one\n")
     rows = [["mask", *(key.removesuffix("_mean") for key in COLUMNS)]]
     for name, row in judge_masks(model, data, config).items():
         rows.append([name, *(f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS)])
