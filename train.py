@@ -1103,6 +1103,7 @@ def main():
     else:
         experiment(args)
     if WORLD > 1:
+        wait()  # the first may still draw: all leave together
         dist.destroy_process_group()
 
 
