@@ -196,7 +196,7 @@ def attention(predictor, x):
     scores = q[:, :, :1] @ k.mT / k.shape[-1] ** 0.5                       # (B, heads, 1, T)
     if visible is not None:
         scores = scores.masked_fill(visible == 0, -torch.inf)
-    weights = scores.softmax(-1).mean(1)                                   # (B, 1, T)
+    weights = scores.float().softmax(-1).mean(1)                           # (B, 1, T)
     return backbone.features(weights.mT).squeeze(-1)
 
 

@@ -79,6 +79,9 @@ AXES = {  # of the arms whose name goes on so
 }
 
 
+MINILM = {"epochs": "12", "examples": "2000", "size": "bert_nano"}  # where the base arm stands
+
+
 def charts_of(arms):
     """-> {file: (title, what the x axis is, [(what stands there, the arm's runs)])}"""
     found = {}
@@ -88,7 +91,7 @@ def charts_of(arms):
             places = {arm.removeprefix(start): runs for arm, runs in arms.items()
                       if arm.startswith(start) and runs["re"]}
             if name == "minilm" and places and arms["minilm"]["re"]:
-                places[{"epochs": "12", "examples": "2000", "size": ""}[axis]] = arms["minilm"]
+                places[MINILM[axis]] = arms["minilm"]
             if axis == "size":
                 places = {f"{parameters(runs):,}": runs for runs in places.values()}
             ordered = sorted(places.items(), key=lambda place: float(place[0].replace(",", "")))
@@ -114,6 +117,13 @@ def draw_charts(arms):
 LABELS = {"CLS": "cls", "RE": "re", "REKD": "rekd", "teacher": "teacher"}
 
 
+def span(counts):
+    """ "10", or "5 to 10" where they differ."""
+    counts = [*counts]
+    least, most = min(counts), max(counts)
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
 def parameters(found):
     return next(iter(found["cls"].values()))["parameters"]
 
@@ -121,8 +131,7 @@ def parameters(found):
 def chart_sections(arms):
     parts = ["## Charts", CHARTS.strip()]
     for file, (title, _, places) in charts_of(arms).items():
-        seeds = {len(found["re"]) for _, found in places}
-        told = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+        told = span(len(found["re"]) for _, found in places)
         parts.append(f"![{title}](charts/{file}.svg)\n\n*{title}: {told} seeds"
                      f"{cost(places[-1][1])}.*")
     return parts
@@ -211,8 +220,7 @@ def small_table(arms):
         cells.append(spread(measured(control["re"], "accuracy"), 3) if control else "-")
         rows.append(f"| {' | '.join([name, *cells])} |")
         seeds.add(len(arms[arm]["re"]))
-    told = f"{min(seeds)} to {max(seeds)}"
-    return "\n".join([*rows, "", fill(SMALL_NOTE.strip().format(seeds=told), 100)])
+    return "\n".join([*rows, "", fill(SMALL_NOTE.strip().format(seeds=span(seeds)), 100)])
 
 
 def findings(arms):
@@ -275,8 +283,8 @@ class NotMeasured(Exception):
 class Figures(dict):
     """The mean of {re_accuracy}, and of {glyphs-base/re_accuracy}, when a text asks for it.
 
-    {arm/re_spread} is the mean accuracy and its standard deviation, {arm/re_below} how far it is
-    below that of the arm's base.
+    {arm/re_spread} is the mean accuracy and its standard deviation, {arm/re_seeds} of how many
+    seeds, {arm/re_below} how far it is below that of the arm's base.
     """
 
     def __init__(self, found, arms):
@@ -286,11 +294,13 @@ class Figures(dict):
         arm, _, name = name.rpartition("/")
         found = self["arms"][arm] if arm else self["found"]
         method, _, key = name.partition("_")
-        values = measured(found[method], "accuracy" if key in ("spread", "below") else key)
+        values = measured(found[method], "accuracy" if key in ("spread", "seeds", "below") else key)
         if not values:
             raise NotMeasured(name)
         if key == "spread":
             return spread(values, 3)
+        if key == "seeds":
+            return "one seed" if len(values) == 1 else f"{len(values)} seeds"
         if key == "below":  # the base, by so much
             base_arm = self["arms"][base(arm.partition("-")[0])]
             return mean(measured(base_arm[method], "accuracy")) - mean(values)
@@ -399,9 +409,9 @@ CLS {clutter-2000/cls_accuracy:.3f}.
 
 9. **A generator that is trained too briefly is worse than none.** The objects of CIFAR-10 fill
 their images, and any patches tell of them. With 10,000 images and 20 epochs RE has
-{cifar10-10000/re_accuracy:.3f} (one seed), a predictor that is trained on random patches
-{cifar10-10000-random/re_accuracy:.3f}, and one that reads the same ten patches of every image
-{cifar10-10000-same/re_accuracy:.3f}. After 60 epochs (two seeds) RE has
+{cifar10-10000/re_accuracy:.3f} ({cifar10-10000/re_seeds}), a predictor that is trained on random
+patches {cifar10-10000-random/re_accuracy:.3f}, and one that reads the same ten patches of every image
+{cifar10-10000-same/re_accuracy:.3f}. After 60 epochs ({cifar10-long/re_seeds}) RE has
 {cifar10-long/re_accuracy:.3f}, random patches {cifar10-long-random/re_accuracy:.3f}, CLS
 {cifar10-long/cls_accuracy:.3f}. With 2,000 images RE stays behind: {cifar10-2000/re_accuracy:.3f},
 and random patches {cifar10-2000-random/re_accuracy:.3f}.
@@ -521,12 +531,12 @@ Each photograph stands at a random place among small pieces of others (`results/
 covers a quarter of the patches: here it matters what is kept. *F1* tells how much of what is kept
 lies in the photograph; a mask of random patches has .25.""",
     "cifar10-10000": """\
-One seed of CLS and RE. RE stays below a predictor that is trained on random patches
+RE stays below a predictor that is trained on random patches
 (cifar10-10000-random), and its own predictor reads random patches better than those that its
-generator chose. Trained for longer, it is as good: cifar10-long.""",
+generator chose. Trained for longer, it comes near: cifar10-long.""",
     "cifar10-long": """\
-Two seeds. By now the generator keeps pieces of the object and of the corners, where after 20 epochs
-it keeps neighbours in the middle. REKD was not run.""",
+RE comes near a predictor that is trained on random patches (cifar10-long-random). Its own predictor
+still reads random patches better than those that its generator chose. REKD was not run.""",
     "imdb-10000": """\
 RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the words, CLS
 {cls_accuracy:.3f} from all of them.""",

@@ -77,10 +77,10 @@ def find(example, name, model, classes):
 def picture(path, data, shown):
     """What models make of some test examples. shown: {name: (model, its preset, its metrics)}
     -> the file written, path.png of images or path.html of texts."""
-    return save(path, data.name, *look(test_examples(data), data.classes, shown))
+    return save(path, data.name, *findings_of(test_examples(data), data.classes, shown))
 
 
-def look(examples, classes, shown):
+def findings_of(examples, classes, shown):
     """-> a line for each model, [(Example, [Finding])]."""
     lines = []
     for name, (_, preset, metrics) in shown.items():
@@ -251,7 +251,7 @@ def explain(args):
         examples.append(Example(x, shown, path, spans_of(shown, info["input"])))
     config = info["config"]
     shown = {config["method"].upper(): (model, config["preset"] + " (dev)", info["metric"])}
-    lines, rows = look(examples, info["classes"], shown)
+    lines, rows = findings_of(examples, info["classes"], shown)
     title = f"{config['dataset']}: {args.checkpoint}"
     file = save(Path(args.out) / "explained", title, lines, rows)
     for example, [finding] in rows:

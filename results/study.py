@@ -154,9 +154,9 @@ ARMS["minilm"] = dict(MINILM, judge=True)
 for variant in ("prediction-only", "rationale-only", "everything", "independent", "own-mask"):
     ARMS[f"minilm-{variant}"] = dict(MINILM, method="rekd", **VARIANTS[variant])
 ARMS["minilm-random"] = dict(MINILM, method="re", without="generator")
-for n, epochs in {500: 48, 1000: 24}.items():  # as many steps
+for n in (500, 1000):  # for as many steps
     trained = teacher(f"minilm-{n}", dict(TEACHERS["minilm"], limit=n, epochs=8000 // n))
-    ARMS[f"minilm-examples-{n}"] = dict(MINILM, limit=n, epochs=epochs, teach=trained, seeds=5)
+    ARMS[f"minilm-examples-{n}"] = dict(MINILM, limit=n, epochs=24000 // n, teach=trained, seeds=5)
 for epochs in (3, 6, 24):
     ARMS[f"minilm-epochs-{epochs}"] = dict(MINILM, epochs=epochs)
 for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):

@@ -23,7 +23,7 @@ def random_scores(generator, x):
 def same_scores(generator, x):
     """In place of what a generator says: the same features of every input."""
     features = generator.selectable(x).shape[1]
-    # Far apart: noise does not change their order.
+    # Far apart, so that noise changes nothing but how often the last that fits the rate is kept.
     scores = 40.0 * torch.randperm(features, generator=torch.Generator().manual_seed(0))
     return F.pad(scores.expand(len(x), -1).unsqueeze(-1), (1, 0)).to(x.device)  # (B, N, 2)
 
