@@ -410,8 +410,8 @@ CLS {clutter-2000/cls_accuracy:.3f}.
 9. **A generator that is trained too briefly is worse than none.** The objects of CIFAR-10 fill
 their images, and any patches tell of them. With 10,000 images and 20 epochs RE has
 {cifar10-10000/re_accuracy:.3f} ({cifar10-10000/re_seeds}), a predictor that is trained on random
-patches {cifar10-10000-random/re_accuracy:.3f}, and one that reads the same ten patches of every image
-{cifar10-10000-same/re_accuracy:.3f}. After 60 epochs ({cifar10-long/re_seeds}) RE has
+patches {cifar10-10000-random/re_accuracy:.3f}, and one that reads the same ten patches of every
+image {cifar10-10000-same/re_accuracy:.3f}. After 60 epochs ({cifar10-long/re_seeds}) RE has
 {cifar10-long/re_accuracy:.3f}, random patches {cifar10-long-random/re_accuracy:.3f}, CLS
 {cifar10-long/cls_accuracy:.3f}. With 2,000 images RE stays behind: {cifar10-2000/re_accuracy:.3f},
 and random patches {cifar10-2000-random/re_accuracy:.3f}.
