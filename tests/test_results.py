@@ -11,6 +11,11 @@ import charts  # noqa: E402
 import pages  # noqa: E402
 import questions  # noqa: E402
 import study  # noqa: E402
+import torch  # noqa: E402
+import without  # noqa: E402
+
+import models  # noqa: E402
+import rekd  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,18 @@ def test_a_command_for_each_stretch_of_missing_seeds():
               "preset": "vit_nano", "seed": 2028}
     found = study.missing("glyphs-random", [{"config": config}])
     assert found == [("re", 2026, 2), ("re", 2029, 7)]
+
+
+def test_the_control_without_an_input_keeps_the_same_patches_of_each():
+    shape = dict(num_classes=2, image_size=32, patch_size=4, rate=0.15)
+    generator = models.build(preset="vit:8:1:1", method="re", **shape).generator
+    logits = without.same_scores(generator, torch.randn(5, 3, 32, 32))
+    mask = rekd.rate_mask(logits.diff(dim=-1).squeeze(-1), 0.15)
+    assert mask.sum(1).tolist() == [10] * 5 and (mask == mask[0]).all()
+    # In training 9.6 on average: nine of them always, none of the others ever.
+    held = rekd.at_rate(logits, 0.15)
+    sampled = torch.stack([rekd.sample_mask(held, 1.0)[0] for _ in range(50)])
+    assert (sampled <= mask).all() and (sampled.mean((0, 1)) == 1).sum() == 9
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_comparisons():
