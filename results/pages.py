@@ -495,6 +495,7 @@ TITLES = {
     "phrases-drop-unpacked": "Phrases, masking drop, all features computed in training",
     "imdb-2000": "IMDB from scratch, 2,000 training reviews, masking drop",
     "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, masking drop",
+    "cifar10-2000-annealed": "CIFAR-10, 2,000 images, noise annealed",
     "clutter-2000": "Photographs of CIFAR-10 in clutter, from scratch, 2,000 images, masking drop",
     "clutter-2000-random": "Photographs in clutter, a predictor that is trained on random masks",
     "imdb-10000": "IMDB from scratch, 10,000 training reviews, masking drop",

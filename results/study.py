@@ -63,6 +63,8 @@ ARMS = {
     "imdb-2000-random": dict(IMDB, limit=2000, epochs=32, method="re", without="generator"),
     "cifar10-2000": dict(CIFAR, limit=2000, epochs=80, judge=True),
     "cifar10-2000-random": dict(CIFAR, limit=2000, epochs=80, method="re", without="generator"),
+    "cifar10-2000-annealed": dict(CIFAR, limit=2000, epochs=80, seeds=1, method="re",
+                                  noise="annealed"),
     "clutter-2000": dict(CLUTTER, judge=True),
     "clutter-2000-random": dict(CLUTTER, method="re", without="generator"),
     "imdb-10000": dict(IMDB, limit=10000, epochs=8, judge=True),
