@@ -44,11 +44,11 @@ def require(condition, message):
 def masked_attention(q, k, v, mask=None):
     """Attention in which position j counts M_j times.
 
-    w_ij = M_j exp(s_ij - max over visible j) / their sum over j,    s = q k / sqrt(d)
+    w_ij = M_j exp(s_ij) / sum_j M_j exp(s_ij),    s = q k / sqrt(d)
 
     q, k, v (B, heads, T, d), mask M (B, 1, 1, T) or None -> (B, heads, T, d). M_j > 0 is visible;
     in each example at least one position is. Nothing of a hidden position enters the result, bit
-    for bit, but the gradient of its M_j is that of attending to its real value.
+    for bit, but the gradient of its M_j tells the effect of attending to it.
     """
     if mask is None or not mask.requires_grad:
         # M exp(s) = exp(s + log M): faster, but backward it would be 0 / 0 where M = 0.
@@ -57,14 +57,14 @@ def masked_attention(q, k, v, mask=None):
 
     scores = q / q.shape[-1] ** 0.5 @ k.mT                                    # (B, heads, T, T)
     scores = scores.to(torch.promote_types(q.dtype, torch.float32))           # float32 at least
-    visible = scores.detach().masked_fill(mask == 0, -torch.inf)
-    top = visible.amax(-1, keepdim=True)                                      # (B, heads, T, 1)
-    # Only a hidden position can exceed the top, and M = 0 takes it out of the sums: the clamp
-    # changes no result. Without it exp would overflow 89 above the top, and 0 * inf is NaN. With
-    # it, a hidden position outweighs the top by e^3 at most in M_j's gradient, which is a
-    # first-order guess and far too large beyond (with e^10 and L_select, a student on
-    # phrases sampled 47 % instead of 15 %).
-    weights = mask * (scores - top).clamp(max=3).exp()                        # (B, heads, T, T)
+    visible = scores.masked_fill(mask == 0, -torch.inf)
+    scores = scores - visible.detach().amax(-1, keepdim=True)                 # exp(s) <= 1 if seen
+    seen = scores.masked_fill(mask == 0, -torch.inf).exp()                    # 0 where hidden
+    total = seen.sum(-1, keepdim=True)                                        # (B, heads, T, 1)
+    # Shown, a hidden position would have the share e / (total + e) of the attention, e = exp(s).
+    # The derivative says e / total, which is far too much where e is large, and may overflow.
+    share = (scores - total.log()).sigmoid().detach()                         # (B, heads, T, T)
+    weights = mask * torch.where(mask == 0, share * total, seen)
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
 

@@ -56,15 +56,15 @@ def content(x, selectable=None):
     return x if selectable is None else x.masked_fill(~selectable, 0)
 
 
-def sample_mask(logits, tau, selectable=None, noise=None):
+def sample_mask(logits, tau, selectable=None, noise=None, *, balanced=False):
     """Gumbel-Softmax with the straight-through estimator: S = softmax((Z + G) / tau), M = argmax S.
 
     logits (B, N, 2), tau > 0, noise (B, N, 2) or None for a fresh draw
     -> mask (B, N), log_probs (B, N, 2).
 
-    The mask is exactly 0 or 1 forward; backward, its gradient is that of S[..., keep]. log_probs is
-    log S, for L_KD_R. Give teacher and student the same `noise`, and two identical networks draw
-    identical masks.
+    The mask is exactly 0 or 1 forward; backward, its gradient is that of S[..., keep], or, where
+    `balanced`, see `balanced_slope`. log_probs is log S, for L_KD_R. Give teacher and student the
+    same `noise`, and two identical networks draw identical masks.
     """
     if noise is None:
         noise = gumbel_noise(logits.shape, device=logits.device)
@@ -72,21 +72,38 @@ def sample_mask(logits, tau, selectable=None, noise=None):
     log_probs = F.log_softmax(noisy / tau, dim=-1)    # (B, N, 2)
     hard = (noisy[..., 1] > noisy[..., 0]).to(log_probs.dtype)
     soft = log_probs[..., 1].exp()
+    if balanced:
+        keep = logits.diff(dim=-1).squeeze(-1).float()  # (B, N)
+        soft = balanced_slope(hard, keep) * keep
     # The order matters: soft - soft is exactly 0, while (hard - soft) + soft may be 0.99999994.
     return content(hard + (soft - soft.detach()), selectable), log_probs
 
 
-def at_rate(logits, rate, selectable=None, noise_scale=1.0):
+@torch.no_grad()
+def balanced_slope(mask, keep):
+    """dM/dZ = |M - P| / 2, P = P(M = 1) = sigmoid(Z), Z = keep - drop; (B, N) each -> (B, N).
+
+    What is a feature worth? The loss without it minus the loss with it. Each further feature helps
+    less, so the derivative where it is kept tells too little, where it is hidden too much. The
+    errors cancel if both sides weigh half, P(kept) (1 - P) / 2 = P(hidden) P / 2 = P (1 - P) / 2:
+    that is ReinMax (Liu et al. 2023, arXiv 2304.08612), exact to second order. The softmax weighs
+    them by how often they occur. At a rate of 15 % that is mostly the hidden side: whatever is kept
+    is pushed down, masks stay random, and nothing is learned where any features will do.
+    """
+    return (mask - keep.sigmoid()).abs() / 2
+
+
+def at_rate(logits, rate, selectable=None):
     """Shift each example's logits so that its sampled mask keeps `rate` of it on average.
 
     logits (B, N, 2) -> (B, N, 2): (0, Z_l + b), Z = keep - drop, b of each example such that
-    sum_l P(M_l = 1) = rate * n, n selectable features, and 1 at least. With Gumbel noise times
-    noise_scale, P(M_l = 1) = sigmoid((Z_l + b) / noise_scale).
+    sum_l P(M_l = 1) = rate * n, n selectable features, and 1 at least; with Gumbel noise,
+    P(M_l = 1) = sigmoid(Z_l + b).
 
     So the rate is right from the first step on, with any N and no weight to tune. What would raise
     all features of an example alike has no gradient; one feature can only rise for others.
     """
-    keep = logits.diff(dim=-1).squeeze(-1).float() / noise_scale     # (B, N)
+    keep = logits.diff(dim=-1).squeeze(-1).float()                   # (B, N)
     counted = torch.ones_like(keep) if selectable is None else selectable.to(keep.dtype)
     n = counted.sum(1, keepdim=True)                                 # (B, 1)
     wanted = (rate * n).clamp(min=1).minimum(n)                      # (B, 1), as `rate_mask`
@@ -101,7 +118,7 @@ def at_rate(logits, rate, selectable=None, noise_scale=1.0):
     p = counted * (keep + b).sigmoid()
     slope = (p * (1 - p)).sum(1, keepdim=True).detach()
     b = b - (p.sum(1, keepdim=True) - wanted) / slope.clamp(min=1e-3)
-    return F.pad(noise_scale * (keep + b).unsqueeze(-1), (1, 0))
+    return F.pad((keep + b).unsqueeze(-1), (1, 0))
 
 
 def hard_mask(logits, selectable=None):
@@ -224,7 +241,8 @@ class Rationalist(nn.Module):
         """(B, N) bool, or None where the generator has no `selectable`: every feature is."""
         return self.generator.selectable(x) if hasattr(self.generator, "selectable") else None
 
-    def forward(self, x, tau=None, noise=None, *, rate=None, noise_scale=1.0, packed=None):
+    def forward(self, x, tau=None, noise=None, *, rate=None, noise_scale=1.0, balanced=False,
+                packed=None):
         """tau given: a sampled mask, for training. tau None: the noise-free one, for evaluation.
 
         That one has exactly round(self.rate * n) of an example's n selectable features, at least
@@ -233,17 +251,17 @@ class Rationalist(nn.Module):
 
         rate          of the sampled mask, see `at_rate`; None: whatever the generator says
         noise         (B, N, 2), or None for a fresh draw; it is multiplied by noise_scale
+        balanced      the gradient of the sampled mask, see `balanced_slope`
         packed        how many features the predictor computes, see `predict`
         """
         logits = self.generator(x)                     # (B, N, 2)
         keep_logits = logits.diff(dim=-1).squeeze(-1)  # (B, N)
         selectable = self.selectable(x)
         if tau is not None:
+            logits, tau = logits / noise_scale, tau / noise_scale  # the same S
             if rate is not None:
-                logits = at_rate(logits, rate, selectable, noise_scale)
-            if noise is None:
-                noise = gumbel_noise(logits.shape, device=logits.device)
-            mask, log_probs = sample_mask(logits, tau, selectable, noise_scale * noise)
+                logits = at_rate(logits, rate, selectable)
+            mask, log_probs = sample_mask(logits, tau, selectable, noise, balanced=balanced)
         else:
             log_probs = F.log_softmax(logits, dim=-1)
             mask = hard_mask(logits, selectable)
@@ -268,16 +286,18 @@ def cls_losses(model, x, y):
     return {"loss": prediction, "prediction": prediction}
 
 
-def re_losses(model, x, y, *, tau, rate, lambda_select=None, noise_scale=1.0, packed=None):
+def re_losses(model, x, y, *, tau, rate, lambda_select=None, noise_scale=1.0, balanced=False,
+              packed=None):
     """RE: L_RE = L_pred + lambda_select * L_select.
 
     lambda_select   None: the rate is held by `at_rate`, and L_select has nothing left to do
     noise_scale     of the Gumbel noise: 1 (the paper), or tau, so that masks grow sure as it falls
+    balanced        the mask's gradient is `balanced_slope`, not that of the softmax (the paper)
     packed          so many features does the predictor compute, see `pack` in models.py; None: all
     """
     selectable = model.selectable(x)
     held = rate if lambda_select is None else None
-    out = model(x, tau, rate=held, noise_scale=noise_scale, packed=packed)
+    out = model(x, tau, rate=held, noise_scale=noise_scale, balanced=balanced, packed=packed)
     prediction = F.cross_entropy(out.logits, y)
     selection = selection_loss(out.mask, rate, selectable)
     return {"loss": prediction + (lambda_select or 0.0) * selection,
@@ -287,7 +307,7 @@ def re_losses(model, x, y, *, tau, rate, lambda_select=None, noise_scale=1.0, pa
 
 def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lambda_select=None,
                 lambda_prediction=1.0, teacher_reads="student", kd_noise="shared", noise_scale=1.0,
-                packed=None, known=None):
+                balanced=False, packed=None, known=None):
     """REKD: L_REKD. `teacher` is a Rationalist, frozen, in eval mode and no part of `model`.
 
     teacher_reads   the teacher's predictor reads the "student"'s sampled mask (the release), or
@@ -296,7 +316,7 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
                     which two identical networks have a loss of 0; or "independent" (the release)
     known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed
                     before: it is frozen
-    lambda_select, noise_scale, packed: as in `re_losses`, for the teacher too
+    lambda_select, noise_scale, balanced, packed: as in `re_losses`, for the teacher too
     """
     teacher_keep, teacher_logits = known or ask(teacher, x, teacher_reads)
     teacher_pair = F.pad(teacher_keep.float().unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
@@ -304,12 +324,14 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
     held = rate if lambda_select is None else None
     noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
 
-    out = model(x, tau, noise, rate=held, noise_scale=noise_scale, packed=packed)
+    out = model(x, tau, noise, rate=held, noise_scale=noise_scale, balanced=balanced,
+                packed=packed)
     if kd_noise == "independent":
         noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
+    teacher_pair = teacher_pair / noise_scale
     if held is not None:
-        teacher_pair = at_rate(teacher_pair, rate, selectable, noise_scale)
-    _, teacher_log_probs = sample_mask(teacher_pair, tau, selectable, noise_scale * noise)
+        teacher_pair = at_rate(teacher_pair, rate, selectable)
+    _, teacher_log_probs = sample_mask(teacher_pair, tau / noise_scale, selectable, noise)
 
     prediction = F.cross_entropy(out.logits, y)
     selection = selection_loss(out.mask, rate, selectable)

@@ -70,6 +70,7 @@ def step_losses(model, teacher, known, x, y, step, tau, config):
     features = x.shape[1] if x.ndim == 2 else num_features(config)
     sampling = {"tau": tau, "rate": rate, "lambda_select": config.lambda_select,
                 "noise_scale": tau if config.noise == "annealed" else 1.0,
+                "balanced": config.masking == "drop" and config.lambda_select is None,
                 "packed": packed_length(features, rate, config)}
     if config.method == "re":
         return rekd.re_losses(model, x, y, **sampling)
