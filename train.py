@@ -70,7 +70,7 @@ def step_losses(model, teacher, known, x, y, step, tau, config):
     features = x.shape[1] if x.ndim == 2 else num_features(config)
     sampling = {"tau": tau, "rate": rate, "lambda_select": config.lambda_select,
                 "noise_scale": tau if config.noise == "annealed" else 1.0,
-                "balanced": config.masking == "drop" and config.lambda_select is None,
+                "balanced": config.mask_gradient == "balanced",
                 "packed": packed_length(features, rate, config)}
     if config.method == "re":
         return rekd.re_losses(model, x, y, **sampling)
@@ -768,24 +768,24 @@ PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35)
 RECIPES = {
     "glyphs": dict(
         SCRATCH, student="vit_nano", teacher="vit:48:2:3", image_size=32, patch_size=4,
-        rate=0.0625, epochs=6, teacher_epochs=6, weight_decay=1e-3),
+        rate=0.0625, mask_gradient="balanced", epochs=6, teacher_epochs=6, weight_decay=1e-3),
     "phrases": dict(
         SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32,
-        rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
+        rate=0.15, mask_gradient="softmax", epochs=5, teacher_epochs=8, weight_decay=0.0),
     "image pretrained": dict(
         PAPER, student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, views=4,
-        rate=0.15, weight_decay=1e-3, dropout=0.1),
+        rate=0.15, mask_gradient="balanced", weight_decay=1e-3, dropout=0.1),
     "text pretrained": dict(
         PAPER, student="bert_mini", teacher="bert_base", max_length=256,
-        rate=0.10, weight_decay=0.0, dropout=0.5),
+        rate=0.10, mask_gradient="softmax", weight_decay=0.0, dropout=0.5),
     "image scratch": dict(
         SCRATCH, student="vit_micro", teacher="vit:96:4:4", image_size=32, patch_size=4, views=4,
         rate=0.15, epochs=10, teacher_epochs=10,
-        least_steps=2500, weight_decay=1e-3),
+        mask_gradient="balanced", least_steps=2500, weight_decay=1e-3),
     "text scratch": dict(
         SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128,
         rate=0.10, epochs=4, teacher_epochs=4,
-        least_steps=1000, weight_decay=0.0),
+        mask_gradient="softmax", least_steps=1000, weight_decay=0.0),
 }
 SMALL = {"image": "vit_micro", "text": "bert_micro"}
 
@@ -795,7 +795,7 @@ SHAPE = {"image": ["image_size", "patch_size"], "text": ["max_length"]}
 DEPENDS = {"cls": ["dataset", "data_dir", "limit", "init", "views", "masking", "epochs",
                    "batch_size", "lr", "lr_schedule", "weight_decay", "dropout", "precision"]}
 DEPENDS["re"] = [*DEPENDS["cls"], "rate", "lambda_select", "tau_start", "tau_end", "schedule",
-                 "noise"]
+                 "noise", "mask_gradient"]
 DEPENDS["rekd"] = [*DEPENDS["re"], "alpha", "lambda_rationale", "lambda_prediction",
                    "teacher_reads", "kd_noise", "teacher", "teacher_init", "teacher_checkpoint"]
 
@@ -876,6 +876,8 @@ def make_parser():
         "paper: exponential")
     add("--noise", ["annealed", "constant"], "Gumbel noise of masks: constant (the paper), or "
         "multiplied by the temperature")
+    add("--mask-gradient", ["balanced", "softmax"], "of a sampled mask: kept and hidden features "
+        "weigh alike, or as in the Gumbel-Softmax (the paper)")
     add("--teacher-reads", ["teacher", "student"], "whose rationale the teacher's predictor reads; "
         "the release: student")
     add("--kd-noise", ["shared", "independent"], "Gumbel noise of the teacher in L_KD_R; the "
