@@ -20,6 +20,7 @@ Needs rekd.py beside it. A finished model in your own code:
 """
 
 import json
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -136,13 +137,6 @@ class Block(nn.Module):
         return self.norm2(x + self.mlp(x))
 
 
-def run_blocks(blocks, x, visible, rows):
-    """(B, T, dim) -> (B, rows or T, dim): all need all positions, but what is read of the last."""
-    for block in blocks[:-1]:
-        x = block(x, visible)
-    return blocks[-1](x, visible, rows)
-
-
 # ---------------------------------------------------------------- 2. ViT and BERT
 class ViT(nn.Module):
     """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim).
@@ -189,15 +183,17 @@ class ViT(nn.Module):
             if packed:
                 mask, x, positions = pack(  # N is L from here on
                     mask, self.selectable(pixels), packed, x, positions)
-            visible = F.pad(mask, (1, 0), value=1)        # (B, 1 + N), [CLS] is visible
-            visible = visible[:, None, None, :]           # (B, 1, 1, 1 + N)
+            visible = F.pad(mask[:, None, None], (1, 0), value=1)  # (B, 1, 1, 1 + N): [CLS], too
         x = self.patch_embedding(x)                       # (B, N, dim)
         if mask is not None and self.masking == "zero":
             x = x * mask.unsqueeze(-1).to(x.dtype)        # R = M * X; positions are added after it
 
         cls = self.cls + self.positions[:, :1]            # (1, 1, dim)
         x = torch.cat([cls.expand(len(x), -1, -1), x + positions], 1)     # (B, 1 + N, dim)
-        return self.norm(run_blocks(self.blocks, x, visible, rows))
+        *lower, top = self.blocks
+        for block in lower:
+            x = block(x, visible)
+        return self.norm(top(x, visible, rows))
 
 
 class BERT(nn.Module):
@@ -222,11 +218,12 @@ class BERT(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
 
     def selectable(self, tokens):
-        """(B, T) bool: words are; padding, [CLS] (the first) and [SEP] (the last token) are not."""
+        """(B, T) bool: words are; padding, [CLS] (the first) and [SEP] (the last token) are not.
+
+        A word is what stands between two tokens.
+        """
         token = tokens != 0                                           # (B, T)
-        place = torch.arange(tokens.shape[1], device=tokens.device)   # (T,)
-        last = (place * token).amax(1, keepdim=True)                  # (B, 1)
-        return token & (place > 0) & (place < last)
+        return F.pad(token[:, 1:-1] & token[:, 2:], (1, 1))
 
     def features(self, hidden):
         return hidden  # every token is one, so that masks and tokens have one shape
@@ -242,23 +239,22 @@ class BERT(nn.Module):
             content = self.selectable(tokens)
             visible = mask * content                                  # (B, T)
             if packed:  # after [CLS], at position 0, come L words: T is 1 + L from here on
-                cls = tokens[:, :1]
-                visible, tokens, places = pack(visible, content, packed, tokens, places)
-                tokens = torch.cat([cls, tokens], 1)
-                places = F.pad(places, (1, 0))
+                visible, places = pack(visible, content, packed, places)
                 visible = F.pad(visible, (1, 0))
-            visible = show_cls(visible)
+                places = F.pad(places, (1, 0))
+                tokens = tokens.gather(1, places)
+            visible[:, 0] = 1                                         # [CLS]
         x = self.words(tokens)                                        # (B, T, dim)
         if mask is not None and self.masking == "zero":
-            x = x * show_cls(mask).unsqueeze(-1).to(x.dtype)          # R = M * X, but [CLS] stays
+            mask = mask.where(places > 0, 1)                          # [CLS] stays
+            x = x * mask.unsqueeze(-1).to(x.dtype)                    # R = M * X
 
         x = self.norm(x + self.positions(places) + self.types.weight[0])
-        return run_blocks(self.blocks, x, visible[:, None, None, :], rows)  # from (B, 1, 1, T)
-
-
-def show_cls(mask):
-    """(B, T) -> (B, T): 1 at the first position, whatever the mask has there."""
-    return F.pad(mask[:, 1:], (1, 0), value=1)
+        visible = visible[:, None, None]                              # (B, 1, 1, T)
+        *lower, top = self.blocks
+        for block in lower:
+            x = block(x, visible)
+        return top(x, visible, rows)
 
 
 # ---------------------------------------------------------------- 3. generator and predictor
@@ -303,16 +299,12 @@ class Predictor(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.dim, num_classes))
 
     def forward(self, x, mask=None, packed=None):
-        drop = self.backbone.masking == "drop" and mask is not None
-        gradient = mask is not None and mask.requires_grad and torch.is_grad_enabled()
-        require(packed is not True or (drop and not gradient),
-                "packed=True needs a backbone with masking='drop' and a mask without gradient: "
-                "leave packed out")
         if packed is None:
+            gradient = mask is not None and mask.requires_grad and torch.is_grad_enabled()
             packed = not gradient and not self.training
         # Of the last block, what comes after keys and values is computed for [CLS] alone: by FLOP,
         # a fifth less with 4 blocks, a sixteenth with 12.
-        hidden = self.backbone(x, mask, drop and packed, rows=1)  # (B, 1, dim)
+        hidden = self.backbone(x, mask, packed, rows=1)  # (B, 1, dim)
         return self.head(hidden[:, 0])
 
 
@@ -394,8 +386,7 @@ def read_dict(path, what, advice, device="cpu"):
     """
     path = Path(path)
     try:
-        # A pipe or a device might never end.
-        require(path.is_file() or path.is_dir() or not path.exists(), "it is no regular file")
+        require(path.is_file(), "a pipe might never end")
         if path.suffix == ".json":
             content = json.loads(path.read_bytes())
         elif path.suffix == ".safetensors":
@@ -404,10 +395,9 @@ def read_dict(path, what, advice, device="cpu"):
             check_zip(path)
             content = torch.load(path, map_location=device, weights_only=True)
         require(isinstance(content, dict), "it holds something else")
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
-        raise UserError(f"{path} is damaged or no {what}: {advice}") from None
+        raise UserError(f"cannot read the {what} {path}: it is missing, damaged or no {what}: "
+                        f"{advice}") from None
     return content
 
 
@@ -444,37 +434,36 @@ def load(path, device="cpu"):
 
 def check_info(info):
     """What a checkpoint says beside its weights is there and in one piece; else some exception."""
-    for field, kind in dict(weights=dict, model=dict, config=dict, classes=list, input=dict,
-                            metric=dict, fingerprint=str, epoch=int).items():
-        require(isinstance(info.get(field), kind), f"it has no {field}")
-    model = info["model"]
-    vocabulary = info["input"].get("vocabulary", [])
-    if parse_preset(model["preset"])[0] == "vit":
-        sizes = {"kind": "image", "image_size": model["image_size"]}
+    for field in "weights model config classes input metric fingerprint epoch".split():
+        require(field in info, f"it has no {field}")
+    config = info["config"]
+    input = info["input"]
+    names = info["classes"]
+    implied = {"preset": config["preset"], "method": config["method"], "num_classes": len(names)}
+    if input["kind"] == "image":
+        implied["image_size"] = input["image_size"]
     else:
-        sizes = {"kind": "text", "max_length": model["max_len"], "vocabulary": vocabulary}
-        require(len(vocabulary) == model["vocab_size"], "its vocabulary is not its model's")
-    require(info["input"] == sizes, "its input is not its model's")
-    require(info["config"].items() >= {key: model[key] for key in ("preset", "method")}.items(),
-            "its config is not its model's")
-    require(len(info["classes"]) == model["num_classes"], "its classes are not its model's")
-    require({type(name) for name in info["classes"] + vocabulary} == {str}, "a name is no text")
+        implied["max_len"] = input["max_length"]
+        implied["vocab_size"] = len(input["vocabulary"])
+        names = names + input["vocabulary"]
+    for key, value in implied.items():
+        require(info["model"][key] == value, f"its model's {key} is not {value}")
+    require({type(name) for name in names} == {str}, "a name is no text")
     metric = info["metric"]
-    numbers = metric["accuracy"], metric["rate_mean"], *metric.values()
-    require({type(x) for x in numbers} <= {int, float}, "its metric is no number")
+    numbers = info["epoch"], metric["accuracy"], metric["rate_mean"], *metric.values()
+    require({type(x) for x in numbers} <= {int, float}, "its epoch or metric is no number")
 
 
 def check_weights(weights, expected):
-    """weights, a dict by name, can take the place of those in `expected`: or else UserError."""
+    """weights, a dict by name, can take the place of those in `expected`: else some exception."""
     for name, ours in expected.items():
         require(name in weights, f"it has no {name}")
         x = weights[name]
-        numbers = torch.is_tensor(x) and x.is_floating_point() and x.layout == torch.strided
-        require(numbers and not x.is_meta, f"no finite numbers in {name}")
         require(x.shape == ours.shape, f"{tuple(x.shape)} in {name}, not {tuple(ours.shape)}")
         # A view can be of more numbers than it has: they are not to be unfolded.
         has_all = x.nbytes <= x.untyped_storage().nbytes()
-        require(has_all and x.float().isfinite().all(), f"no finite numbers in {name}")
+        require(x.is_floating_point() and has_all and x.isfinite().all(),
+                f"no finite numbers in {name}")
     for name in weights:
         require(name in expected, f"unexpected: {name!r}")
 
@@ -488,7 +477,7 @@ def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
     require(model["method"] != "cls",
             f"{path} is a CLS model and has no rationales to teach: give an RE run")
     require(theirs == classes,
-            f"{path} was trained on other classes ({', '.join(map(str, theirs[:10]))}) "
+            f"{path} was trained on other classes ({', '.join(theirs[:10])}) "
             f"than its student has ({', '.join(classes[:10])})")
     require(info["input"].get("vocabulary") == vocabulary,
             f"{path} was trained with another vocabulary: a teacher reads its student's tokens")
@@ -498,31 +487,32 @@ def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
 
 
 # ---------------------------------------------------------------- 5. published weights
-# Our modules -> those of the published files; a block's are under encoder.layer.<i>.
+# What our names of weights are called in the published files.
 BOTH = {
+    "blocks.": "encoder.layer.",
     "positions": "embeddings.position_embeddings",
-    "out": "attention.output.dense",
-    "fc1": "intermediate.dense",
-    "fc2": "output.dense",
+    "out.": "attention.output.dense.",
+    "fc1.": "intermediate.dense.",
+    "fc2.": "output.dense.",
 }
 NAMES = {
     "vit": {
         **BOTH,
         "cls": "embeddings.cls_token",
-        "patch_embedding": "embeddings.patch_embeddings.projection",
-        "qkv": "attention.attention",
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-        "norm": "layernorm",
+        "patch_embedding.": "embeddings.patch_embeddings.projection.",
+        "qkv.": "attention.attention.{}.",
+        "norm1.": "layernorm_before.",
+        "norm2.": "layernorm_after.",
+        "norm.": "layernorm.",
     },
     "bert": {
         **BOTH,
-        "words": "embeddings.word_embeddings",
-        "types": "embeddings.token_type_embeddings",
-        "norm": "embeddings.LayerNorm",
-        "qkv": "attention.self",
-        "norm1": "attention.output.LayerNorm",
-        "norm2": "output.LayerNorm",
+        "words.": "embeddings.word_embeddings.",
+        "types.": "embeddings.token_type_embeddings.",
+        "norm.": "embeddings.LayerNorm.",
+        "qkv.": "attention.self.{}.",
+        "norm1.": "attention.output.LayerNorm.",
+        "norm2.": "output.LayerNorm.",
     },
 }
 IGNORED = ("embeddings.position_ids", "pooler.", "classifier.", "cls.")  # a buffer, and heads
@@ -533,19 +523,17 @@ def read_safetensors(path):
     """{name: tensor}. The format: 8 bytes that tell the length of a JSON header, the header, which
     tells of each tensor's bytes, and these bytes, end to end. Use `read_dict`: here, a damaged
     file fails in a dozen ways."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, 10**8))  # a damaged length may ask for exabytes
-        data = bytearray(file.read())
-    entries = json.loads(header)
-    entries.pop("__metadata__", None)
-    begins, ends = zip(*sorted(entry["data_offsets"] for entry in entries.values()))
-    require((*begins, len(data)) == (0, *ends), "the tensors do not lie end to end")
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header.pop("__metadata__", None)
+    data = bytearray(raw[start:])
     tensors = {}
-    for name, entry in entries.items():
+    for name, entry in header.items():
         begin, end = entry["data_offsets"]
         x = torch.frombuffer(data[begin:end], dtype=DTYPES[entry["dtype"]])
         tensors[name] = x.view(entry["shape"])
+    require(sum(x.nbytes for x in tensors.values()) == len(data), "bytes of no tensor")
     return tensors
 
 
@@ -557,18 +545,16 @@ def fit_positions(table, slot):
     """
     if table.ndim == 2:
         return table[:len(slot)]
-    grid = table[:, 1:].float().mT                             # (1, dim, m)
-    old = round(grid.shape[2] ** 0.5)
-    new = round((slot.shape[1] - 1) ** 0.5)
-    if grid.shape[2] != old**2 or old in (0, new):
-        return table  # no square, or as it should be
+    old = math.isqrt(table.shape[1] - 1)
+    new = math.isqrt(slot.shape[1] - 1)
+    grid = table[:, 1:].float().mT                             # (1, dim, old^2)
     grid = grid.unflatten(2, (old, old))                       # (1, dim, old, old)
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic")
+    grid = F.interpolate(grid, size=new, mode="bicubic")       # (1, dim, new, new)
     return torch.cat([table[:, :1], grid.flatten(2).mT], 1)    # (1, 1 + new^2, dim)
 
 
-def published_tensors(source, kind, depth):
-    """{today's name: tensor} of what a published state dict holds of a backbone of this depth:
+def published_tensors(source, slots, kind, depth):
+    """{name as in slots: tensor} of what a published state dict holds of a backbone of this depth:
     without the prefix (vit., bert.), the heads and the deeper layers."""
     found = {}
     for key, x in source.items():
@@ -577,8 +563,9 @@ def published_tensors(source, kind, depth):
         layer = re.match(r"encoder\.layer\.(\d+)\.", name)
         if name.startswith(IGNORED) or (layer and int(layer[1]) >= depth):
             continue
-        if name in found:
-            name += " (twice)"
+        require(name not in found, f"{name} twice")
+        if "position" in name and name in slots:
+            x = fit_positions(x, slots[name])
         found[name] = x
     return found
 
@@ -587,20 +574,20 @@ def published_slots(backbone, kind):
     """{published name: our tensor in its published shape}: what is copied into one is copied into
     the backbone."""
     slots = {}
-    for key, tensor in backbone.state_dict().items():
-        layer, module, leaf = re.fullmatch(r"(blocks\.\d+\.)?(\w+)(\.\w+)?", key).groups("")
-        name = layer.replace("blocks", "encoder.layer") + NAMES[kind][module]
-        if key == "patch_embedding.weight":
+    for name, tensor in backbone.state_dict().items():
+        if name == "patch_embedding.weight":
             tensor = tensor.view(backbone.dim, 3, backbone.patch_size, -1)  # theirs: a convolution
-        parts = (".query", ".key", ".value") if module == "qkv" else ("",)  # theirs: three matrices
+        parts = ("query", "key", "value") if "qkv" in name else ("",)  # theirs: three matrices
+        for ours, theirs in NAMES[kind].items():
+            name = name.replace(ours, theirs)
         for part, slot in zip(parts, tensor.chunk(len(parts))):
-            slots[name + part + leaf] = slot
+            slots[name.format(part)] = slot
     return slots
 
 
 def check_config(backbone, kind, path):
     """A config.json beside the weights, if any, tells what shapes do not: it must fit as well."""
-    config = path.parent / "config.json"
+    config = path.with_name("config.json")
     theirs = read_dict(config, "JSON", "mend or remove it") if config.exists() else {}
     ours = {"model_type": kind, "num_attention_heads": backbone.blocks[0].heads,
             "layer_norm_eps": EPS, "hidden_act": "gelu"}
@@ -627,11 +614,7 @@ def load_pretrained(backbone, source):
         source = read_dict(where, "file of weights", advice)
     slots = published_slots(backbone, kind)
     try:
-        found = published_tensors(source, kind, len(backbone.blocks))
-        name = next(name for name in slots if "position" in name)
-        table = found.get(name)
-        if torch.is_tensor(table) and table.ndim == slots[name].ndim:
-            found[name] = fit_positions(table, slots[name])
+        found = published_tensors(source, slots, kind, len(backbone.blocks))
         check_weights(found, slots)
     except Exception as error:  # a file can be wrong in a dozen ways
         reason = str(error).partition("\n")[0]
@@ -643,6 +626,6 @@ def load_pretrained(backbone, source):
 def initialise(model, source):
     """Both networks of a Rationalist begin with the same published weights. (The generator of a
     CLS model has none.)"""
-    for network in (model.generator, model.predictor):
-        if hasattr(network, "backbone"):
-            load_pretrained(network.backbone, source)
+    for network in model.modules():
+        if isinstance(network, (ViT, BERT)):
+            load_pretrained(network, source)
