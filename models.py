@@ -447,7 +447,7 @@ def check_info(info):
         implied["vocab_size"] = len(input["vocabulary"])
         names = names + input["vocabulary"]
     for key, value in implied.items():
-        require(info["model"][key] == value, f"its model's {key} is not {value}")
+        require(info["model"][key] == value, f"its model's {key} is not {value!r:.50}")
     require({type(name) for name in names} == {str}, "a name is no text")
     metric = info["metric"]
     numbers = info["epoch"], metric["accuracy"], metric["rate_mean"], *metric.values()
