@@ -25,7 +25,7 @@ VIT = dict(dim=24, depth=2, heads=3, image_size=16, patch_size=4)
 SHAPES = pytest.mark.parametrize("shape", [BERT, VIT], ids=["bert", "vit"])
 
 
-def theirs(folder, shape, network=None):
+def theirs(folder, shape):
     """A random network of transformers in one of our shapes, and the file it saved."""
     transformers = pytest.importorskip("transformers")
     kind = "ViT" if "image_size" in shape else "Bert"
@@ -34,7 +34,7 @@ def theirs(folder, shape, network=None):
     config = getattr(transformers, kind + "Config")(
         intermediate_size=4 * shape["dim"],
         **{names.get(key, key): value for key, value in shape.items()})
-    network = getattr(transformers, network or kind + "Model")(config)
+    network = getattr(transformers, kind + "Model")(config)
     with torch.no_grad():
         for p in network.parameters():  # biases start at 0 there: exchanged ones would not show
             p.add_(0.05 * torch.randn_like(p))
@@ -136,20 +136,13 @@ def test_formats_prefixes_heads_and_names_of_2018_all_give_the_same_backbone(tmp
     old = {"bert." + key.replace("LayerNorm.weight", "LayerNorm.gamma")
                         .replace("LayerNorm.bias", "LayerNorm.beta"): x for key, x in state.items()}
     old |= {"cls.predictions.bias": torch.zeros(50), "bert.pooler.dense.bias": torch.zeros(24),
-            "bert.embeddings.position_ids": torch.arange(20)[None]}
+            "classifier.bias": torch.zeros(2), "bert.embeddings.position_ids": torch.arange(20)}
     torch.save(old, tmp_path / "pytorch_model.bin")
     torch.save(state, tmp_path / "old.bin", _use_new_zipfile_serialization=False)  # of 2020
     for source in (old, state, tmp_path / "pytorch_model.bin", str(tmp_path / "old.bin")):
         assert equal(ours(BERT, source), ours(BERT, path))
-
-
-@pytest.mark.parametrize("network, shape", [
-    ("BertForMaskedLM", BERT), ("BertForSequenceClassification", BERT),
-    ("ViTForImageClassification", VIT)])
-def test_files_with_heads(tmp_path, network, shape):
-    oracle, path = theirs(tmp_path, shape, network)
-    found, expected = hidden_states(ours(shape, path), oracle.base_model, some_input(shape))
-    assert (found - expected).abs().max() < 1e-5
+    half = {key: x.bfloat16() for key, x in state.items()}
+    assert equal(ours(BERT, half), ours(BERT, path).bfloat16().float())
 
 
 def test_of_a_deeper_or_longer_file_the_first_layers_or_positions_are_taken(tmp_path):
@@ -172,12 +165,11 @@ def test_positions_are_interpolated_as_transformers_does(tmp_path):
         assert (found - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("method", ["cls", "re"])
-def test_generator_and_predictor_begin_with_the_same_weights(tmp_path, method):
+def test_generator_and_predictor_begin_with_the_same_weights(tmp_path):
     path = theirs(tmp_path, VIT)[1]
-    model = build(preset="vit:24:2:3", method=method, num_classes=2, image_size=16, patch_size=4)
+    model = build(preset="vit:24:2:3", method="re", num_classes=2, image_size=16, patch_size=4)
     initialise(model, path)
-    for part in [model.predictor] + [model.generator] * (method == "re"):
+    for part in (model.generator, model.predictor):
         assert equal(part.backbone, ours(VIT, path))
 
 
@@ -191,34 +183,27 @@ def refused(shape, source, sentence):
     assert all(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))
 
 
-WORDS, POSITIONS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings"
-
-
-@pytest.mark.parametrize("published, shape, sentence", [
-    (BERT, {**BERT, "dim": 12}, rf"\(50, 24\) in {WORDS}, not \(50, 12\).*start from scratch"),
-    (BERT, {**BERT, "vocab_size": 60}, rf"\(50, 24\) in {WORDS}, not \(60, 24\)"),
-    (BERT, {**BERT, "max_len": 21}, rf"\(20, 24\) in {POSITIONS}.weight, not \(21, 24\)"),
-    (BERT, {**BERT, "depth": 3}, "it has no encoder.layer.2.attention.output.LayerNorm.weight"),
-    (VIT, {**VIT, "patch_size": 8}, r"\(24, 3, 4, 4\) in .*projection.weight, not \(24, 3, 8, 8\)"),
-    (BERT, VIT, "another vit .it has no embeddings.cls_token."),
-    (VIT, BERT, f"another bert .it has no {WORDS}.")], ids=range(7))
-def test_another_network_is_refused(tmp_path, published, shape, sentence):
-    refused(shape, read_safetensors(theirs(tmp_path, published)[1]), sentence)
-
-
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings"
 BIAS = "layernorm.bias"
 
 
-@pytest.mark.parametrize("key, value, sentence", [
-    (BIAS, None, f"it has no {BIAS}"), ("new", torch.zeros(1), "unexpected: 'new'"),
-    ("vit." + BIAS, torch.zeros(24), "bias twice"), (BIAS, torch.zeros(9), rf"\(9,\) in {BIAS}"),
-    (BIAS, torch.full((24,), torch.nan), f"no finite numbers in {BIAS}"),
-    (BIAS, torch.full((24,), torch.inf), f"no finite numbers in {BIAS}"),
-    (BIAS, "text", "str"), (POSITIONS, "text", "str"), (POSITIONS, torch.zeros(()), "vit"),
-    (POSITIONS, torch.zeros(1, 16, 24), "vit")], ids=range(10))
-def test_keys_and_numbers_that_are_wrong_are_named(tmp_path, key, value, sentence):
-    state = read_safetensors(theirs(tmp_path, VIT)[1]) | {key: value}
-    refused(VIT, {k: x for k, x in state.items() if x is not None}, sentence)
+@pytest.mark.parametrize("published, shape, change, sentence", [
+    (BERT, {**BERT, "dim": 12}, {}, rf"\(50, 24\) in {WORDS}, not \(50, 12\).*start from scratch"),
+    (BERT, {**BERT, "vocab_size": 60}, {}, rf"\(50, 24\) in {WORDS}, not \(60, 24\)"),
+    (BERT, {**BERT, "max_len": 21}, {}, rf"\(20, 24\) in {POSITIONS}.weight, not \(21, 24\)"),
+    (BERT, {**BERT, "depth": 3}, {}, "it has no encoder.layer.2.attention.output.LayerNorm.weight"),
+    (VIT, {**VIT, "patch_size": 8}, {}, r"\(24, 3, 4, 4\) in .*, not \(24, 3, 8, 8\)"),
+    (BERT, VIT, {}, "another vit .it has no embeddings.cls_token."),
+    (VIT, BERT, {}, f"another bert .it has no {WORDS}."),
+    (VIT, VIT, {"new": torch.zeros(1)}, "unexpected: 'new'"),
+    (VIT, VIT, {"vit." + BIAS: torch.zeros(24)}, "bias twice"),
+    (VIT, VIT, {BIAS: torch.full((24,), torch.nan)}, f"no finite numbers in {BIAS}"),
+    (VIT, VIT, {BIAS: torch.full((24,), torch.inf)}, f"no finite numbers in {BIAS}"),
+    (VIT, VIT, {BIAS: "text"}, "another vit"), (VIT, VIT, {POSITIONS: "text"}, "another vit"),
+    (VIT, VIT, {POSITIONS: torch.zeros(1, 16, 24)}, "another vit")], ids=range(14))
+def test_another_network_is_refused(tmp_path, published, shape, change, sentence):
+    refused(shape, read_safetensors(theirs(tmp_path, published)[1]) | change, sentence)
 
 
 @pytest.mark.parametrize("field, value", [
@@ -226,12 +211,9 @@ def test_keys_and_numbers_that_are_wrong_are_named(tmp_path, key, value, sentenc
     ("model_type", "roberta")])
 def test_a_config_json_of_another_network_is_refused(tmp_path, field, value):
     path, config = theirs(tmp_path, BERT)[1], tmp_path / "config.json"
-    content = json.loads(config.read_text())
-    config.write_text(json.dumps({**content, field: value}))
-    refused(BERT, path, f"{field} {value} by its config.json, this network")
-    del content[field]
-    config.write_text(json.dumps(content))
     ours(BERT, path)
+    config.write_text(json.dumps({field: value}))
+    refused(BERT, path, f"{field} {value} by its config.json, this network")
 
 
 # ---------------------------------------------------------------- safetensors by hand
@@ -244,14 +226,6 @@ def test_read_safetensors_equals_the_package(tmp_path):
     assert found.keys() == tensors.keys()
     for name, x in tensors.items():
         assert found[name].dtype == x.dtype and torch.equal(found[name], x)
-
-
-@SHAPES
-def test_half_precision_becomes_float32(tmp_path, shape):
-    state = read_safetensors(theirs(tmp_path, shape)[1])
-    half = {name: x.bfloat16() for name, x in state.items()}
-    rounded = {name: x.float() for name, x in half.items()}
-    assert equal(ours(shape, half), ours(shape, rounded))
 
 
 def entry(begin, end, shape=(2,), dtype="F32"):
