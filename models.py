@@ -239,9 +239,8 @@ class BERT(nn.Module):
             content = self.selectable(tokens)
             visible = mask * content                                  # (B, T)
             if packed:  # after [CLS], at position 0, come L words: T is 1 + L from here on
-                visible, places = pack(visible, content, packed, places)
-                visible = F.pad(visible, (1, 0))
-                places = F.pad(places, (1, 0))
+                short = pack(visible, content, packed, places)
+                visible, places = (F.pad(x, (1, 0)) for x in short)
                 tokens = tokens.gather(1, places)
             visible[:, 0] = 1                                         # [CLS]
         x = self.words(tokens)                                        # (B, T, dim)
@@ -472,12 +471,11 @@ def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
     """As `load`, but frozen, and refused where it cannot teach a student of these class names,
     vocabulary and shape (as in `build`)."""
     teacher, info = load(path, device)
-    theirs = info["classes"]
     model = info["model"]
     require(model["method"] != "cls",
             f"{path} is a CLS model and has no rationales to teach: give an RE run")
-    require(theirs == classes,
-            f"{path} was trained on other classes ({', '.join(theirs[:10])}) "
+    require(info["classes"] == classes,
+            f"{path} was trained on other classes ({', '.join(info['classes'][:10])}) "
             f"than its student has ({', '.join(classes[:10])})")
     require(info["input"].get("vocabulary") == vocabulary,
             f"{path} was trained with another vocabulary: a teacher reads its student's tokens")
@@ -585,12 +583,12 @@ def published_slots(backbone, kind):
     return slots
 
 
-def check_config(backbone, kind, path):
+def check_config(backbone, path):
     """A config.json beside the weights, if any, tells what shapes do not: it must fit as well."""
     config = path.with_name("config.json")
     theirs = read_dict(config, "JSON", "mend or remove it") if config.exists() else {}
-    ours = {"model_type": kind, "num_attention_heads": backbone.blocks[0].heads,
-            "layer_norm_eps": EPS, "hidden_act": "gelu"}
+    ours = {"num_attention_heads": backbone.blocks[0].heads, "layer_norm_eps": EPS,
+            "hidden_act": "gelu"}
     for name, value in ours.items():
         found = theirs.get(name, value)
         require(found == value, f"{path} has {name} {found} by its config.json, this network "
@@ -610,7 +608,7 @@ def load_pretrained(backbone, source):
     where = "the state dict"
     if not isinstance(source, dict):
         where = Path(source)
-        check_config(backbone, kind, where)
+        check_config(backbone, where)
         source = read_dict(where, "file of weights", advice)
     slots = published_slots(backbone, kind)
     try:
