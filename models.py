@@ -525,7 +525,7 @@ def read_safetensors(path):
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])
     header.pop("__metadata__", None)
-    data = bytearray(raw[start:])
+    data = memoryview(bytearray(raw[start:]))  # slices of it are no copies: they may overlap
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
