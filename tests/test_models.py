@@ -90,9 +90,12 @@ def test_attention_by_hand(mask, e, expected, requires_grad):
     if requires_grad:
         result.backward()
         assert leaf.grad.isfinite().all()
-        if max(e) == 3:  # y = sum M e v / sum M e, so dy / dM_l = e_l (v_l - y) / sum M e
+        if max(e) == 3:
+            # y = sum M e v / sum M e. The slope of a visible one is dy / dM = e (v - y) / sum M e;
+            # of a hidden one, what showing it would add to y: e (v - y) / (sum M e + e).
             total = sum(m * e for m, e in zip(mask, e))
-            slopes = [e * (v - expected) / total for e, v in zip(e, values)]
+            shown = [total if m else total + e for m, e in zip(mask, e)]
+            slopes = [e * (v - expected) / whole for e, v, whole in zip(e, values, shown)]
             assert leaf.grad.flatten().tolist() == pytest.approx(slopes)
 
 
