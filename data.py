@@ -70,8 +70,7 @@ class Split:
         return Split(*(None if t is None else t[rows] for t in vars(self).values()))
 
     def to(self, device):
-        fields = self.x, self.y, self.truth
-        moved = [None if t is None else t.to(device) for t in fields]
+        moved = [None if t is None else t.to(device) for t in (self.x, self.y, self.truth)]
         return Split(*moved, self.lengths, self.docs)
 
 
@@ -171,8 +170,8 @@ def kind_of(name, data_dir="data"):
     folder = Path(data_dir, name, "train")
     classes = class_names(folder)
     if classes and name not in BUILT_IN:
-        # not by its texts: a folder of images may hold a readme.txt
-        return "image" if files_of(folder / classes[0], "image") else "text"
+        # by majority: a folder of images may hold a readme.txt
+        return max(FILES, key=lambda kind: len(files_of(folder / classes[0], kind)))
     return "text" if name in ("phrases", "imdb") else "image"
 
 
@@ -360,7 +359,7 @@ class WordPiece:
             text = Path(vocab).read_text("utf-8", errors="replace")
             vocab = text.removesuffix("\n").split("\n")  # splitlines() also parts at U+2028
         self.vocabulary = list(vocab)
-        self.ids = {token: i for i, token in enumerate(vocab)}
+        self.ids = dict(zip(vocab, range(len(vocab))))
         self.pieces = cache(self.pieces)  # texts repeat their words
         if self.ids.get("[PAD]") != 0 or {"[UNK]", "[CLS]", "[SEP]"} - self.ids.keys():
             raise UserError("a vocabulary must start with [PAD] and hold [UNK], [CLS] and [SEP]: "
@@ -614,7 +613,7 @@ def fetch_hub(repo, *filenames):
         if (folder / name).is_file():
             return folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    server = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     for name in filenames:
         url, path = f"{server.rstrip('/')}/{repo}/resolve/main/{name}", folder / name
         print(f"downloading {url}", file=sys.stderr)
@@ -730,7 +729,7 @@ def clutter(n):
 
 ADJECTIVES = [  # by label
     "awful bad boring dull shallow silly".split(),
-    "brilliant clever funny good gripping moving".split(),
+    "brilliant clever funny good gripping moving".split()
 ]
 FILM_THINGS = "film movie story acting".split()
 NEGATIONS = "not never hardly".split()
@@ -797,5 +796,5 @@ DOWNLOADS = {  # of the folder that the files go into
     "cifar10": partial(fetch_cifar, "CIFAR10"),
     "cifar100": partial(fetch_cifar, "CIFAR100"),
     "cifar100_coarse": partial(fetch_cifar, "CIFAR100", coarse=True),
-    "imdb": fetch_imdb,
+    "imdb": fetch_imdb
 }

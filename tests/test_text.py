@@ -9,40 +9,31 @@ from data import SPECIAL, Corpus, UserError, WordPiece, load_dataset, phrases, r
 # ---------------------------------------------------------------- phrases
 
 
-def test_phrases_hang_on_the_seed():
-    split, texts = phrases(300, seed=5)
-    assert phrases(5, seed=5)[1] == texts[:5]
-    assert phrases(5, seed=6)[1] != texts[:5]
-    assert len({tuple(words) for words in texts}) == 300
-
-
 def test_the_truth_of_phrases_decides_the_label():
     """... the film was hardly gripping ...: the truth is the last two words, and "hardly" turns
     the good adjective into a bad opinion."""
     split, texts = phrases(300, seed=5)
-    for truth, label, words in zip(split.truth, split.y, texts, strict=True):
-        first, second = truth.nonzero().squeeze(1).tolist()
-        assert second == first + 1
-        assert words[first - 2] in {"film", "movie", "story", "acting"}
-        is_good = words[second] in "brilliant clever funny good gripping moving".split()
-        is_negated = words[first] in {"not", "never", "hardly"}
-        assert label == is_good ^ is_negated
+    assert phrases(5, seed=5)[1] == texts[:5] != phrases(5, seed=6)[1]
+    for (start, end), label, text in zip(split.truth.tolist(), split.y, texts, strict=True):
+        degree, adjective = text[start:end].split()
+        assert text[:start].split()[-2] in {"film", "movie", "story", "acting"}
+        is_good = adjective in "brilliant clever funny good gripping moving".split()
+        assert label == is_good ^ (degree in {"not", "never", "hardly"})
 
 
 def test_the_rest_of_phrases_tells_nothing_about_the_label():
     """Ridge regression on all but the opinion: the length, its place, and which other words."""
-    columns = sorted({word for words in phrases(500, 0)[1] for word in words})
+    columns = sorted({word for text in phrases(500, 0)[1] for word in text.split()})
 
     def features(n, seed):
         split, texts = phrases(n, seed)
-        bag = torch.zeros(n, len(columns))
-        for row, words, truth in zip(bag, texts, split.truth, strict=True):
-            for word, is_true in zip(words, truth, strict=False):
-                if not is_true:
-                    row[columns.index(word)] = 1
-        length = torch.tensor([len(words) for words in texts])
-        place = split.truth.int().argmax(1)
-        return torch.cat([bag, torch.eye(31)[length], torch.eye(31)[place]], 1), split.y
+        bag = torch.zeros(n, len(columns) + 62)
+        for row, text, (start, end) in zip(bag, texts, split.truth.tolist(), strict=True):
+            before, after = text[:start].split(), text[end:].split()
+            for word in before + after:
+                row[columns.index(word)] = 1
+            row[len(columns) + len(before)] = row[len(columns) + 31 + len(before + after)] = 1
+        return bag, split.y
 
     (x, y), (x_test, y_test) = features(3000, 1), features(2000, 2)
     weight = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ (2.0 * y - 1))
@@ -62,7 +53,7 @@ def test_every_piece_of_a_true_word_is_true(tmp_path):
         true = [span for span, is_true in
                 zip(tokenizer.spans(text), dataset.train.truth[i, 1:], strict=False) if is_true]
         degree, adjective = text[true[0][0]:true[-1][1]].split()
-        assert adjective in data.GOOD + data.BAD
+        assert adjective in sum(data.ADJECTIVES, [])
         assert len(true) == len(degree) + len(adjective)
 
 
@@ -96,33 +87,6 @@ def test_without_a_vocabulary_the_words_of_the_training_texts_are_counted(tmp_pa
         assert dataset.test.lengths[i] == len(ids)
 
 
-def test_the_text_of_an_example_is_what_its_file_holds(tmp_path):
-    make_folder(tmp_path, texts=("A  GOOD (café) film", "One bad film"))
-    for _ in range(2):                                       # read, then from the cache
-        dataset = load_dataset("words", tmp_path)
-        good = dataset.classes.index("good")
-        for i, y in enumerate(dataset.test.y):
-            text = dataset.text(dataset.test, i)
-            assert ("A  GOOD (café) film" in text) == (y == good)
-            assert "testing" in text
-    dataset = load_dataset("phrases", limit=10)
-    texts = phrases(7500, data.DATA_SEED)[1]
-    assert dataset.text(dataset.train, 3).split(" ") == texts[dataset.train.docs[3]]
-
-
-def test_a_longer_word_list_keeps_the_most_frequent():
-    corpus = Corpus(["b b a c", "a b [SEP]", "d d d d"])
-    assert corpus.vocabulary([0, 1], size=2) == [*SPECIAL, "b", "a"]
-
-
-def test_a_vocabulary_file_is_used(tmp_path):
-    make_folder(tmp_path)
-    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "good", "b", "##ad"]) + "\n")
-    dataset = load_dataset("words", tmp_path, max_length=12, vocab=tmp_path / "vocab.txt")
-    assert dataset.input["vocabulary"] == [*SPECIAL, "good", "b", "##ad"]
-    assert {5, 6, 7} <= set(dataset.test.x.unique().tolist())
-
-
 def test_undecodable_bytes_are_replaced_with_one_warning(tmp_path, capsys):
     (tmp_path / "x.txt").write_bytes(b"caf\xe9 good \xff\xfe film")
     (tmp_path / "y.txt").write_text("the sign itself: \ufffd", "utf-8")
@@ -133,9 +97,9 @@ def test_undecodable_bytes_are_replaced_with_one_warning(tmp_path, capsys):
 
 
 NO_TEXT = {
-    "empty": (b" \n", "is empty"),
-    "UTF-16": ("good film".encode("utf-16"), "is no text in UTF-8"),
-    "PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is no text in UTF-8"),
+    "empty": (b" \n", "is empty or no text"),
+    "UTF-16": ("good film".encode("utf-16"), "is empty or no text in UTF-8"),
+    "PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is empty or no text in UTF-8"),
 }
 
 
@@ -145,29 +109,6 @@ def test_a_file_that_is_no_utf_8_text_is_named(tmp_path, content, sentence):
     (make_folder(tmp_path) / "test" / "bad" / "07.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"bad/07.txt {sentence}"):
         load_dataset("words", tmp_path)
-
-
-def test_what_is_no_class_and_what_kind_a_folder_is(tmp_path):
-    for name in (".ipynb_checkpoints", "unsup"):             # hidden; unlabelled reviews
-        (make_folder(tmp_path / name) / "train" / name).mkdir()
-        assert data.kind_of("words", tmp_path / name) == "text"
-        assert load_dataset("words", tmp_path / name).classes == ["bad", "good"]
-    folder = tmp_path / "pets" / "train" / "cat"
-    folder.mkdir(parents=True)
-    for name in ("1.png", "2.JPG", "readme.txt"):            # by majority
-        (folder / name).touch()
-    assert data.kind_of("pets", tmp_path) == "image"
-
-
-def test_texts_are_read_once_until_one_changes(tmp_path, spy):
-    folder = make_folder(tmp_path)
-    first = load_dataset("words", tmp_path)
-    reads = spy(data, "read_text")
-    again = load_dataset("words", tmp_path)
-    assert torch.equal(again.train.x, first.train.x) and not reads
-    (folder / "train" / "good" / "03.txt").write_text("another good film")
-    load_dataset("words", tmp_path)
-    assert len(reads) == 80
 
 
 # ---------------------------------------------------------------- batches
@@ -188,10 +129,43 @@ def test_batches_of_texts_are_cut_to_their_longest_in_steps_of_32(tmp_path):
         assert torch.equal(y, dataset.train.y[rows])
 
 
-def test_your_own_file_becomes_an_input(tmp_path):
-    path = tmp_path / "mine.txt"
-    path.write_text("A good film, " + "so " * 30)
+
+
+# ---------------------------------------------------------------- what becomes of a file
+
+
+def test_the_text_of_an_example_is_what_its_file_holds(tmp_path):
+    make_folder(tmp_path, texts=("A  GOOD (café) film", "One bad film"))
+    for _ in range(2):                                       # read, then from the cache
+        dataset = load_dataset("words", tmp_path)
+        for i, y in enumerate(dataset.test.y):
+            text = dataset.text(dataset.test, i)
+            assert ("A  GOOD (café) film" in text) == (y == 1) and "testing" in text
+    dataset = load_dataset("phrases", limit=10)
+    texts = phrases(7500, data.DATA_SEED)[1]
+    assert dataset.text(dataset.train, 3) == texts[dataset.train.docs[3]]
+
+
+def test_what_is_no_class_and_what_kind_a_folder_is(tmp_path):
+    for name in (".ipynb_checkpoints", "unsup"):             # hidden; unlabelled reviews
+        (make_folder(tmp_path / name) / "train" / name).mkdir()
+        assert data.kind_of("words", tmp_path / name) == "text"
+        assert load_dataset("words", tmp_path / name).classes == ["bad", "good"]
+    folder = tmp_path / "pets" / "train" / "cat"
+    folder.mkdir(parents=True)
+    for name in ("1.png", "2.JPG", "readme.txt"):
+        (folder / name).touch()
+    assert data.kind_of("pets", tmp_path) == "image"
+
+
+def test_a_long_file_is_read_as_far_as_a_model_may_read_it(tmp_path):
+    (tmp_path / "a.txt").write_text("A good film, " + "so " * 500_000)
     vocabulary = [*SPECIAL, "good"]
-    x = read_input(path, {"kind": "text", "max_length": 16, "vocabulary": vocabulary})
-    assert x.dtype == torch.int32
-    assert x.tolist() == [[2, 1, 5, *[1] * 12, 3]]
+    x = read_input(tmp_path / "a.txt", {"kind": "text", "max_length": 16, "vocabulary": vocabulary})
+    assert x.dtype == torch.int32 and x.tolist() == [[2, 1, 5, *[1] * 12, 3]]
+    assert len(data.read_text(tmp_path / "a.txt")[0]) == 10**6
+
+
+def test_a_word_list_keeps_the_most_frequent_words():
+    corpus = Corpus(["b b a c", "a b [SEP]", "d d d d"])
+    assert corpus.vocabulary([0, 1], size=2) == [*SPECIAL, "b", "a"]

