@@ -43,7 +43,6 @@ from tqdm import tqdm
 # one teacher serves all seeds and never saw its student's dev data.
 DATA_SEED = 2026
 FILES = {"image": [".png", ".jpg", ".jpeg"], "text": [".txt"]}
-LONGEST = 10**6  # bytes of a text: what comes after them is not read
 
 
 class UserError(ValueError):
@@ -426,7 +425,7 @@ def read_text(path):
     """A UTF-8 file -> its text, and whether bytes of it could not be decoded and are replaced. An
     empty or binary one is a UserError."""
     with open(path, "rb") as file:
-        raw = file.read(LONGEST)
+        raw = file.read(10**6)  # bytes: more than the tokens of any model need
     text = raw.decode(errors="replace")
     if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is empty or no text in UTF-8: give it a text, or remove it")
@@ -535,8 +534,9 @@ def read_images(paths, image_size):
         with suppress(Exception), Image.open(path) as image:
             sides.update(image.size)
     size = min(*sides, image_size) if len(sides) == 1 else image_size
-    bar = tqdm(paths, "decoding images", disable=None)  # None: not where stderr is no terminal
-    return np.stack([read_image(path, size) for path in bar])
+    # disable=None: no bar where stderr is no terminal
+    return np.stack([read_image(path, size)
+                     for path in tqdm(paths, "decoding images", disable=None)])
 
 
 def read_texts(paths):

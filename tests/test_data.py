@@ -179,7 +179,7 @@ MISTAKES = {
     "class folder .*train/cat has no .png, .jpg, .jpeg file": empty_class,
     "at least two": lambda pets: (pets / "train" / "cat").rename(pets / "train" / ".cat"),
     "must be the same": lambda pets: (pets / "test" / "dog").rename(pets / "test" / "wolf"),
-    r"\['cat', 'dog'\] in train and \[\] in test": lambda pets: (pets / "test").rename(pets / "exam"),
+    r"'dog'\] in train and \[\] in test": lambda pets: (pets / "test").rename(pets / "exam"),
     "no data set 'pets'": lambda pets: pets.rename(pets.with_name("pests")),
 }
 
