@@ -14,7 +14,7 @@ Three kinds of model are compared. CLS: the predictor alone, on the whole input.
 predictor, trained by L_RE. REKD: the same, trained by L_REKD with a frozen RE teacher. Without
 --dataset, the data is the built-in glyphs: minutes on two CPU cores. A run leaves its options, log,
 checkpoints and a picture in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on
-after an interruption.
+after an interruption. An option that tells no default has one by data set: see RECIPES below.
 
 Read down to "presentation": one epoch, one run, its teacher, the experiment, several processes.
 Then the options.
@@ -22,7 +22,6 @@ Then the options.
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import json
 import math
@@ -40,7 +39,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
@@ -119,8 +118,7 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
     history = torch.stack(history)  # (steps, losses)
     means = dict(zip(losses, history.mean(0).tolist(), strict=True))
     finite = history[:, 0].isfinite().tolist()
-    weights = torch.stack([p.isfinite().all() for p in model.parameters()])
-    finite.append(weights.all().item())  # after the last step
+    finite.append(all(p.isfinite().all() for p in model.parameters()))  # after the last step
     if not all(finite):
         step = epoch * config.steps + finite.index(False)
         raise UserError(f"the loss or a weight is not finite at step {step} (epoch {epoch + 1}): "
@@ -176,18 +174,14 @@ def widen(mask, data):
 # ---------------------------------------------------------------- 2. one run
 def train(config, teacher, data):
     """One run, from its first epoch or from last.pt on -> its result (also in result.json)."""
-    held = claim(config)  # until this function ends
+    held = claim(config) if RANK == 0 else None  # until this function ends
+    wait()
     if config.resume and is_finished(config.folder):
         print(f"{config.folder}: finished before")
         return read_result(config, teacher, data)
     torch.manual_seed(config.seed)
-    shape = {"preset": config.preset, "method": config.method, "num_classes": len(data.classes),
-             "dropout": config.dropout, "masking": config.masking,
-             "rate": None if config.method == "cls" else config.rate,
-             **input_shape(config, len(data.input.get("vocabulary", ())))}
-    model = models.build(**shape).to(config.device)
-    if config.init != "scratch":  # both networks begin with the same weights
-        models.initialise(model, weights_file(config.init, config.preset))
+    model, shape = make_model(config, len(data.classes), data.input.get("vocabulary"))
+    model.to(config.device)
     if config.compile:
         model.generator.compile()  # in place: the names of the weights stay
         model.predictor.compile()
@@ -195,19 +189,15 @@ def train(config, teacher, data):
                                   weight_decay=config.weight_decay, fused=True)
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
     log, best = resume(config, model, optimizer, teacher, data)
-    model = shared(model)
-    if not log and config.device.type == "cpu" and not config.compile:
-        warn_if_long(model, config, data)
+    network = shared(model)
     progress = Progress(config, first_epoch=len(log))
-    model.train()
     for epoch in range(len(log), config.epochs):
         start = time.time()
-        line = {"epoch": epoch + 1,
-                **train_epoch(model, teacher, data, optimizer, config, epoch, progress)}
+        losses = train_epoch(network, teacher, data, optimizer, config, epoch, progress)
         seconds = time.time() - start
-        dev = evaluate(model, data, data.dev, config)
-        line.update(dev, seconds=round(time.time() - start, 3),
-                    examples_per_s=round(config.steps * config.batch_size / seconds, 1))
+        dev = evaluate(network, data, data.dev, config)
+        line = {"epoch": epoch + 1, **losses, **dev, "seconds": round(time.time() - start, 3),
+                "examples_per_s": round(config.steps * config.batch_size / seconds, 1)}
         log.append(line)
         checkpoint = {"weights": model.state_dict(), "model": shape, "config": recorded(config),
                       "classes": data.classes, "input": data.input, "metric": dev,
@@ -221,8 +211,29 @@ def train(config, teacher, data):
         progress.epoch(line)
     progress.bar.close()
     result = finish(config, log, data, origin)
-    held.close()
+    if held:
+        held.close()
     return result
+
+
+def make_model(config, num_classes, vocabulary, device="cpu"):
+    """-> a model as it is before training, and the arguments of models.build."""
+    shape = {"preset": config.preset, "method": config.method, "num_classes": num_classes,
+             "dropout": config.dropout, "masking": config.masking,
+             "rate": None if config.method == "cls" else config.rate,
+             **input_shape(config, vocabulary)}
+    with torch.device(device):
+        model = models.build(**shape)
+    if config.init != "scratch":  # both networks begin with the same weights
+        models.initialise(model, weights_file(config.init, config.preset))
+    return model, shape
+
+
+def input_shape(config, vocabulary):
+    """What a network must know of its input, see models.build."""
+    if config.kind == "image":
+        return {"image_size": config.image_size, "patch_size": config.patch_size}
+    return {"vocab_size": len(vocabulary), "max_len": config.max_length}
 
 
 def is_finished(folder):
@@ -230,109 +241,95 @@ def is_finished(folder):
     return (folder / "result.json").exists() and (folder / "best.pt").exists()
 
 
-def input_shape(config, vocab_size):
-    """What a network must know of its input, see models.build."""
-    if config.kind == "image":
-        return {"image_size": config.image_size, "patch_size": config.patch_size}
-    return {"vocab_size": vocab_size, "max_len": config.max_length}
-
-
 def claim(config):
     """The run's folder -> a file that locks it. A run with other options is never overwritten; one
     with the same is begun anew, unless --resume goes on with it."""
-    config.folder.mkdir(parents=True, exist_ok=True)
-    held = (config.folder / ".lock").open("w")
-    if RANK == 0 and datasets.lock(held) is False:
-        raise UserError(f"{config.folder} is in use by another process: wait for it to end, or "
-                        f"choose another --out")
-    path = config.folder / "config.json"
-    if path.exists() and read_dict(path, "config", "remove this run's folder") != recorded(config):
-        raise UserError(f"{config.folder} holds a run with other options: choose another --out, "
-                        f"or remove it")
-    wait()  # the others may still read what lies there
-    if RANK == 0:
-        begin(config, path)
-    wait()
+    folder = config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    held = (folder / ".lock").open("w")
+    if datasets.lock(held) is False:
+        raise UserError(f"{folder} is in use by another process: wait for it to end, or choose "
+                        f"another --out")
+    path = folder / "config.json"
+    options = recorded(config)
+    if path.exists() and read_dict(path, "config", "remove this run's folder") != options:
+        raise UserError(f"{folder} holds a run with other options: choose another --out, or "
+                        f"remove it")
+    datasets.remove_parts(folder)
+    datasets.remove_parts(folder.parent)
+    write_text(path, json.dumps(options, indent=1) + "\n")
+    if not config.resume:
+        for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
+            (folder / name).unlink(missing_ok=True)
     return held
 
 
-def begin(config, path):
-    """Leave the options there, and of an earlier run only what --resume goes on with."""
-    for folder in (config.folder, config.folder.parent):
-        datasets.remove_parts(folder)
-    write_text(path, json.dumps(recorded(config), indent=1) + "\n")
-    if not config.resume:
-        for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
-            (config.folder / name).unlink(missing_ok=True)
+@contextlib.contextmanager
+def checking(path, advice):
+    """Whatever fails in here, a file of ours is the reason: it was altered by hand."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:  # such a file can be wrong in a dozen ways
+        raise UserError(f"{path} is damaged: {advice}") from None
 
 
 def read_result(config, teacher, data):
     """The result of a finished run. That the table can show it is the test of it."""
     path = config.folder / "result.json"
-    result = read_dict(path, "result", "remove it to measure again")
-    try:
+    advice = "remove it to measure again"
+    result = read_dict(path, "result", advice)
+    with checking(path, advice):
         check_origin(result, config, teacher, data)
         table("", {config.method: [result]})
         test = result["test"]
-        finite = np.isfinite([test["accuracy"], test["rate_mean"], test["examples"]]).all()
-        theirs = result.get("test_fingerprint", data.test_fingerprint)  # older ones have none
-        if not finite or theirs != data.test_fingerprint:
-            raise UserError(f"{path} is of other test data: remove it to measure again")
-    except UserError:
-        raise
-    except Exception:  # what was altered by hand can be wrong in a dozen ways
-        raise UserError(f"{path} is damaged: remove it to measure again") from None
+        numbers = [test["accuracy"], test["rate_mean"], test["examples"]]
+        models.require(np.isfinite(numbers).all(), "they are no numbers")
+        # Older ones do not tell of which test data they are.
+        if result.get("test_fingerprint", data.test_fingerprint) != data.test_fingerprint:
+            raise UserError(f"{path} is of other test data: {advice}")
     return result
 
 
 def resume(config, model, optimizer, teacher, data):
     """From last.pt, if there is one -> the log's lines so far, the best dev accuracy."""
     path = config.folder / "last.pt"
+    advice = "remove it to start this run again"
     if not path.exists():
         return [], 0.0
-    last = read_dict(path, "checkpoint", "remove it to start this run again", config.device)
-    try:
+    last = read_dict(path, "checkpoint", advice, config.device)
+    with checking(path, advice):
         check_origin(last, config, teacher, data)
         models.check_weights(last["weights"], model.state_dict())
         model.load_state_dict(last["weights"])
-        load_moments(optimizer, last["optimizer"]["state"])
-        check_log(last["log"], last["best"], config.epochs)
-    except UserError:
-        raise
-    except Exception:  # what was altered by hand can be wrong in a dozen ways
-        raise UserError(f"{path} is damaged: remove it to start this run again") from None
-    load(config.folder / "best.pt")  # before the hours that the rest takes, not after them
-    print(f"{config.folder}: resumed after epoch {len(last['log'])}")
-    return last["log"], last["best"]
+        # Of the optimiser the averages: its options are those of the command.
+        averages = last["optimizer"]["state"]
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": averages})
+        for p in model.parameters():
+            models.check_weights(optimizer.state[p], {"exp_avg": p, "exp_avg_sq": p,
+                                                      "step": torch.zeros(())})
+        log, best = last["log"], float(last["best"])
+        models.require(len(log) == last["epoch"], "not one line for each epoch")
+        # What would fail when the run is finished fails now.
+        json.dumps(log)
+        total_seconds(log)
+    load(config.folder / "best.pt")
+    print(f"{config.folder}: resumed after epoch {len(log)}")
+    return log, best
 
 
-def check_log(log, best, most):
-    """A line for each epoch so far, and nothing but finite numbers; else some exception."""
-    numbers = [best]
-    for line in log:
-        numbers += [line["seconds"], *line.values()]
-    epochs = [line["epoch"] for line in log]
-    if not log or epochs != [*range(1, most + 1)][:len(log)] or not np.isfinite(numbers).all():
-        raise ValueError("no log of the epochs so far")
-
-
-def load_moments(optimizer, state):
-    """AdamW's averages. Its options are those of the command, whatever the file says."""
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    for p in optimizer.param_groups[0]["params"]:
-        moments = optimizer.state[p]
-        for name, shape in ("exp_avg", p.shape), ("exp_avg_sq", p.shape), ("step", ()):
-            if moments[name].shape != shape or not moments[name].isfinite().all():
-                raise ValueError("no averages of these weights")
+def total_seconds(log):
+    return round(sum(line["seconds"] for line in log), 1)
 
 
 def check_origin(record, config, teacher, data):
     """A run goes on only with the data and under the teacher that it began with."""
-    if record.get("fingerprint") != data.fingerprint:
+    if record["fingerprint"] != data.fingerprint:
         raise UserError(f"{config.folder} was begun on other training data: "
                         f"start it again without --resume")
-    theirs = record.get("teacher") or {}
-    if teacher and theirs.get("sha256") != teacher.record["sha256"]:
+    theirs = record["teacher"]
+    if teacher and theirs["sha256"] != teacher.record["sha256"]:
         raise UserError(f"{config.folder} was begun under another teacher ({theirs.get('path')}): "
                         f"give that one by --teacher-checkpoint, or start without --resume")
 
@@ -345,7 +342,7 @@ def finish(config, log, data, origin):
     result = {"test": test, "dev": info["metric"], "epoch": info["epoch"], **origin,
               "test_fingerprint": data.test_fingerprint,
               "parameters": sum(p.numel() for p in model.parameters()),
-              "seconds": round(sum(line["seconds"] for line in log), 1),
+              "seconds": total_seconds(log),
               "command": shlex.join(["python", *sys.argv]),
               "versions": {"python": platform.python_version(), "torch": torch.__version__},
               "hardware": hardware(config.device)}
@@ -368,16 +365,18 @@ def write_text(path, text):
 class Teacher(NamedTuple):
     """A frozen RE model, outside its student, and what it says of each training example."""
     network: rekd.Rationalist
-    answers: list    # keep_logits (V, n, N), logits (V, n, C), in V views of n examples
+    keep: Tensor     # (V, n, N) keep_logits, float16, in V views of n examples
+    logits: Tensor   # (V, n, C)
     record: dict     # its checkpoint's path, the hash of its weights, preset, dev metrics
 
     def said(self, epoch, rows, x):
         """Of x, the training examples rows (B,) in this epoch's view: keep_logits, logits."""
-        keep, logits = (answer[epoch % len(answer)][rows.to(x.device, non_blocking=True)]
-                        for answer in self.answers)
+        rows = rows.to(x.device, non_blocking=True)
+        view = epoch % len(self.keep)
+        keep = self.keep[view, rows]
         if x.ndim == 2:
             keep = keep[:, :x.shape[1]]  # a batch of texts may be narrower
-        return keep, logits.float()
+        return keep, self.logits[view, rows].float()
 
 
 def get_teacher(config, data):
@@ -392,9 +391,9 @@ def get_teacher(config, data):
     vocabulary = data.input.get("vocabulary")
     network, info = models.load_teacher(path, config.device, classes=data.classes,
                                         vocabulary=vocabulary,
-                                        **input_shape(config, len(vocabulary or ())))
-    print("teacher: {} epochs, dev accuracy {accuracy:.3f}".format(  # a short trial may lie there
-        info["config"]["epochs"], **info["metric"]))
+                                        **input_shape(config, vocabulary))
+    epochs, accuracy = info["config"]["epochs"], info["metric"]["accuracy"]
+    print(f"teacher: {epochs} epochs, dev accuracy {accuracy:.3f}")  # it may be of a short trial
     digest = hashlib.sha256()
     for weight in network.state_dict().values():
         digest.update(weight.cpu().numpy())
@@ -402,28 +401,29 @@ def get_teacher(config, data):
               "dev": info["metric"]}
     network = shared(network)
     answers = answers_of(network, record["sha256"], config, data)
-    return Teacher(network, [answer.to(config.device) for answer in answers], record)
+    return Teacher(network, answers["keep"].to(config.device),
+                   answers["logits"].to(config.device), record)
 
 
 def find_teacher(config, data):
     """best.pt of a finished teacher that fits: of these very options, else the newest. Or None."""
     keys = ["preset", "init", "rate", "masking", *SHAPE[config.kind]]
-    ours = [getattr(config, key) for key in keys]
+    ours = [*(getattr(config, key) for key in keys), data.fingerprint, data.classes, data.input]
     found = config.folder.parent.glob("teacher-re-*/best.pt")
     for path in sorted(found, key=lambda path: (path.parent != config.folder,
                                                 -path.stat().st_mtime)):
-        theirs = read_dict(path.with_name("config.json"), "config", "remove this run's folder")
-        if is_finished(path.parent) and [theirs.get(key) for key in keys] == ours:
+        if is_finished(path.parent):
             info = load(path)[1]
-            if (info["fingerprint"], info["classes"], info["input"]) == (
-                    data.fingerprint, data.classes, data.input):
+            theirs = [*(info["config"].get(key) for key in keys), info["fingerprint"],
+                      info["classes"], info["input"]]
+            if theirs == ours:
                 return path
     return None
 
 
 @torch.no_grad()
 def answers_of(teacher, sha256, config, data):
-    """Ask the frozen teacher once -> keep_logits (V, n, N), logits (V, n, C), float16.
+    """Ask the frozen teacher once -> keep (V, n, N), logits (V, n, C), float16.
 
     Views are fixed, so an answer stays true; it is kept for later runs in a file that is named by a
     hash of all it hangs on. (TinyViT, arXiv 2207.10666, stores a teacher's logits so; it must see
@@ -434,14 +434,9 @@ def answers_of(teacher, sha256, config, data):
     key = hashlib.sha256(str(what).encode()).hexdigest()
     file = config.folder.parent / f"answers-{key[:16]}.pt"
     n = len(data.train)
-    keep = torch.zeros(views, n, num_features(config), dtype=torch.float16)
-    logits = torch.zeros(views, n, len(data.classes), dtype=torch.float16)
-    known = None
-    with contextlib.suppress(Exception):  # none yet, or a torn file, which fails in a dozen ways
-        found = read_dict(file, "file of answers", "remove it")[key]
-        models.check_weights(dict(enumerate(found)), dict(enumerate([keep, logits])))
-        known = [answer.half() for answer in found]
-    known = agreed(known)
+    answers = {"keep": torch.zeros(views, n, num_features(config), dtype=torch.float16),
+               "logits": torch.zeros(views, n, len(data.classes), dtype=torch.float16)}
+    known = agreed(read_answers(file, answers))
     if known:
         return known
     for view in range(views):
@@ -449,13 +444,23 @@ def answers_of(teacher, sha256, config, data):
                    disable=RANK > 0 or None)
         for rows, x, _ in data.batches(data.train, LARGE, view=view):
             with autocast(x.device, config.precision):
-                keep_logits, said = rekd.ask(teacher, x)
-            keep[view, rows] = widen(keep_logits, data).half().cpu()
-            logits[view, rows] = said.half().cpu()
+                keep, logits = rekd.ask(teacher, x)
+            answers["keep"][view, rows] = widen(keep, data).half().cpu()
+            answers["logits"][view, rows] = logits.half().cpu()
             bar.update(len(rows))
     file.parent.mkdir(parents=True, exist_ok=True)
-    save(file, {key: [keep, logits]})
-    return keep, logits
+    save(file, answers)
+    return answers
+
+
+def read_answers(file, expected):
+    """None where there are none yet, or not whole: they are asked for again."""
+    try:
+        answers = read_dict(file, "file of answers", "remove it")
+        models.check_weights(answers, expected)
+    except models.UserError:
+        return None
+    return answers
 
 
 def num_features(config):
@@ -474,11 +479,12 @@ def experiment(args):
     print(f"device: {args.device}, {hardware(args.device)}, {runs[0].precision}")
     if RANK > 0:
         wait()  # for what the first process downloads and the others then find
-    check_start(runs, teachers)
-    data = load_data(runs[:1] + teachers)
+    vocabulary = check_start(runs, teachers)
+    data = load_data(runs[0], vocabulary)
     if RANK == 0:
         wait()
-    count_steps(teachers + runs, data)
+    for config in teachers + runs:
+        count_steps(config, data)
 
     teacher = get_teacher(teachers[0], data) if teachers else None
     results = {method: [] for method in methods}
@@ -495,18 +501,16 @@ def experiment(args):
         print(f"model and picture: {runs[0].folder}")
 
 
-def count_steps(runs, data):
-    """Sizes that hang on the data; of each run, also how many steps of the command come after."""
-    after = 0
-    for config in reversed(runs):
-        config.batch_size = min(config.batch_size, len(data.train))
-        config.steps = len(data.train) // config.batch_size  # an incomplete batch is left out
-        # From scratch, a small set is passed more often, up to a hundred times.
-        config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
-        config.total_steps = config.epochs * config.steps
-        config.steps_after = after
-        if not (config.resume and is_finished(config.folder)):
-            after += config.total_steps
+def count_steps(config, data):
+    """Sizes of a run that hang on the data."""
+    config.batch_size = min(config.batch_size, len(data.train))
+    if config.batch_size < WORLD:
+        raise UserError(f"{WORLD} processes cannot share a batch of {config.batch_size}: start "
+                        f"fewer, or raise --batch-size")
+    config.steps = len(data.train) // config.batch_size  # an incomplete batch is left out
+    # From scratch, a small set is passed more often, up to a hundred times.
+    config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
+    config.total_steps = config.epochs * config.steps
 
 
 def keep_comparison(text, runs, results, teacher, data):
@@ -535,40 +539,35 @@ def keep_comparison(text, runs, results, teacher, data):
 # where the answers of its teacher are asked anew: a last bit may round them to other float16.)
 
 def shared(model):
-    return Shared(model) if WORLD > 1 else model
+    if WORLD == 1:
+        return model
+    networks = Shared(model.generator), Shared(model.predictor)
+    return rekd.Rationalist(*networks, model.rate).train(model.training)
 
 
-class Shared(rekd.Rationalist):
-    """A model that computes a share of each batch in each process, and then has the results of all.
+class Shared(nn.Module):
+    """A network that computes a share of each batch in each process, and then has the results of
+    all: so a mask, a loss or a count is that of the whole batch. A gradient flows to the own share
+    alone: DistributedDataParallel brings them together."""
 
-    So a loss or a count of them is that of the whole batch, L_select of its mean count included. A
-    gradient flows to the own share alone: DistributedDataParallel brings them together.
-    """
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        if any(p.requires_grad for p in network.parameters()):
+            self.network = DistributedDataParallel(network)
+            self.network.register_comm_hook(None, sum_gradients)
+        self.selectable = getattr(network, "selectable", None)
 
-    def __init__(self, model):
-        super().__init__(model.generator, model.predictor, model.rate)
-        trained = any(p.requires_grad for p in model.parameters())
-        # In a tuple it is no submodule: the names of the weights stay.
-        self.network = (DistributedDataParallel(model) if trained else model,)
-
-    def forward(self, x, tau=None, noise=None, **options):
-        network, = self.network
+    def forward(self, x, *mask_and_packed):
         n = len(x)
-        if noise is not None:
-            noise = noise[share(n)]
+        options = [part[share(n)] if torch.is_tensor(part) else part for part in mask_and_packed]
         with WholeBatchNoise(n):
-            out = network(x[share(n)], tau, noise, **options)
-        return rekd.Rationale(*(gather(part, n) for part in out))
-
-    def predict(self, x, mask, packed=None):
-        n = len(x)
-        with WholeBatchNoise(n):
-            logits = super().predict(x[share(n)], mask[share(n)], packed)
-        return gather(logits, n)
+            part = self.network(x[share(n)], *options)
+        return gather(part, n)
 
 
 def share(n):
-    """Which of n rows this process computes: all, if there are fewer rows than processes."""
+    """Which of n rows this process computes: all, where an evaluation has fewer than processes."""
     if n < WORLD:
         return slice(None)
     return slice(n * RANK // WORLD, n * (RANK + 1) // WORLD)
@@ -582,15 +581,18 @@ def gather(part, n):
     whole[share(n)] = part.detach()
     dist.all_reduce(whole)  # the sum: where one has numbers, the others have zeros
     whole[share(n)] = part  # the same numbers, with a gradient
-    if whole.requires_grad:
-        # Of the processes' gradients, the sum is wanted: DistributedDataParallel takes the mean.
-        whole.register_hook(lambda gradient: WORLD * gradient)
     return whole
 
 
+def sum_gradients(_, bucket):
+    """Each process has the gradient of its share. DistributedDataParallel would take the mean."""
+    gradients = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return gradients.then(lambda done: done.value()[0])
+
+
 class WholeBatchNoise(TorchFunctionMode):
-    """Each process draws the random numbers of all n examples, then takes its share: what one
-    process would draw alone, whatever the number of processes."""
+    """Each process draws for all n examples, then takes its share: what one process would draw
+    alone, whatever the number of processes."""
 
     def __init__(self, n):
         super().__init__()
@@ -598,7 +600,7 @@ class WholeBatchNoise(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), options=None):
         options = options or {}
-        if function not in (F.dropout, torch.rand_like, Tensor.exponential_):
+        if function not in (F.dropout, torch.rand_like):
             return function(*args, **options)
         x, *others = args
         whole = x.new_ones(self.n, *x.shape[1:])
@@ -609,10 +611,7 @@ class WholeBatchNoise(TorchFunctionMode):
 def wait():
     """Until all processes are here."""
     if WORLD > 1:
-        try:
-            dist.barrier()
-        except RuntimeError:
-            fail("another process has ended, and says why")
+        dist.barrier()
 
 
 def agreed(found):
@@ -633,13 +632,15 @@ def write(path, content):
 # --judge are in results/.
 
 class Progress:
-    """How far a run is: a bar on a terminal; elsewhere a line after 20 steps, then one a minute."""
+    """How far a run is: a bar on a terminal; elsewhere a line after 10 seconds, then one a minute.
+    """
 
     def __init__(self, config, first_epoch):
         self.config = config
         self.title = f"{config.role} {config.method} {config.preset} seed {config.seed}"
         self.done = self.first = first_epoch * config.steps
-        self.start = self.said = time.time()
+        self.start = time.time()
+        self.next_line = self.start + 10
         interactive = sys.stdout and sys.stdout.isatty() and sys.stderr.isatty()
         self.bar = tqdm(total=config.total_steps, initial=self.done, desc=self.title, leave=False,
                         unit="step", disable=not interactive)
@@ -648,11 +649,12 @@ class Progress:
         self.done += 1
         self.bar.update()
         now = time.time()
-        if self.bar.disable and (self.done == self.first + 20 or now > self.said + 60):
-            self.said = now
-            left = time_left(self.config, self.done, (now - self.start) / (self.done - self.first))
+        if self.bar.disable and now > self.next_line:
+            self.next_line = now + 60
+            seconds_a_step = (now - self.start) / (self.done - self.first)
+            left = seconds_a_step * (self.config.total_steps - self.done)
             print(f"{self.title}  step {self.done:,} of {self.config.total_steps:,}: "
-                  f"about {left} left in all")
+                  f"{tqdm.format_interval(left)} left")
 
     def epoch(self, line):
         """What the log says of an epoch, in brief."""
@@ -662,33 +664,6 @@ class Progress:
         self.bar.set_postfix_str(news)
         if self.bar.disable:
             print(f"{self.title}  {news}  {line['seconds']:.1f} s")
-
-
-def time_left(config, done, seconds_a_step):
-    """Of the whole command, if the runs to come are like this one; with advice, if it is long."""
-    left = seconds_a_step * (config.total_steps - done + config.steps_after)
-    if left >= 2 * 86400:
-        small = SMALL[config.kind]
-        return (f"{left / 86400:.0f} days (a small network, --student {small} or --teacher "
-                f"{small}, --limit or fewer --epochs make it feasible)")
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if left >= 2 * size:
-            return f"{left / size:.0f} {unit}"
-    return f"{left:.0f} seconds"
-
-
-@torch.no_grad()
-def warn_if_long(model, config, data):
-    """On a CPU the first step may itself take minutes: what takes days is said before it."""
-    _, x, _ = next(data.batches(data.train, 2))
-    for _ in range(2):  # the first warms up
-        start = time.time()
-        with autocast(x.device, config.precision):
-            model(x, tau=1.0)
-    # Forward and backward take three times as long as forward.
-    left = time_left(config, 0, 3 * (time.time() - start) / len(x) * config.batch_size)
-    if "days" in left:
-        print(f"this will take about {left}")
 
 
 def hardware(device):
@@ -787,7 +762,6 @@ RECIPES = {
         rate=0.10, epochs=4, teacher_epochs=4,
         mask_gradient="softmax", least_steps=1000, weight_decay=0.0),
 }
-SMALL = {"image": "vit_micro", "text": "bert_micro"}
 
 # What a run of each method depends on, beside role, method, preset and seed: what config.json
 # holds; what differs from the default is part of the folder's name.
@@ -820,12 +794,9 @@ def make_parser():
 
     def add(name, kind, help, default=None):
         """An option of a type, or with a list of choices; its help ends with its default."""
-        key = name[2:].replace("-", "_")
-        shown = default or COMMON.get(key)
+        shown = default or COMMON.get(name[2:].replace("-", "_"))
         if shown:
             help += f" (default: {shown})"
-        elif key in RECIPES["glyphs"] or key in RECIPES["phrases"]:
-            help += " (default: by data set, see RECIPES in train.py)"
         kinds = {"choices": kind} if isinstance(kind, list) else {"type": kind}
         parser.add_argument(name, help=help, default=default, **kinds)
 
@@ -836,26 +807,23 @@ def make_parser():
     weight = number(float, 0)
     share = number(float, 0, 1)
     positive = number(float, 0, above=True)
-    start = ("pretrained, scratch, or a FILE of weights (default: pretrained where there are "
-             "published ones and the data is not built in)")
     # what
     add("--dataset", str, "glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder "
         "of --data-dir", "glyphs")
     add("--data-dir", str, "where data sets are or are downloaded to (default: data)")
-    add("--limit", number(int, 1), "train on a stratified sample of so many examples (default: "
-        "all)")
+    add("--limit", number(int, 1), "train on a stratified sample of so many (default: all)")
     add("--student", str, "preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
     add("--teacher", str, "preset of the teacher; without --student, only the teacher is trained")
     add("--teacher-checkpoint", str, "best.pt of a finished RE run (default: one in --out that "
         "fits, else one is trained)")
     add("--method", ["cls", "re", "rekd"], "what to train (default: rekd; in teacher mode re)")
     switch("--compare", "train CLS, RE and REKD students and compare them")
-    add("--seed", number(int, 0, 2**32), "of initialisation, order and noise; the default is the "
-        "paper's first", 2026)
-    add("--seeds", number(int, 1, 20), "repeat with so many seeds, --seed, --seed + 1, ...; the "
-        "paper: 10", 1)
-    add("--init", str, f"where the model that the command names starts: {start}")
-    add("--teacher-init", str, f"where a teacher starts: {start}")
+    add("--seed", number(int, 0, 2**32), "of initialisation, order and noise; the paper's first",
+        2026)
+    add("--seeds", number(int, 1, 20), "repeat with --seed, --seed + 1, ...; the paper: 10", 1)
+    add("--init", str, "where the model that the command names starts: pretrained, scratch, or a "
+        "FILE of weights (default: pretrained where there are published ones for it)")
+    add("--teacher-init", str, "where a teacher starts: as --init")
     # shape
     add("--image-size", number(int, 1, 4096), "pixels a side that the model sees; the paper: 224")
     add("--patch-size", count, "pixels a side of a patch, the unit of a rationale; the paper: 16")
@@ -872,33 +840,33 @@ def make_parser():
     add("--lambda-prediction", weight, "weight of L_KD_Y in L_KD; the paper: 1")
     add("--tau-start", positive, "temperature at the first step; the paper: 5")
     add("--tau-end", positive, "temperature at the last step; the paper: 0.1")
-    add("--schedule", ["cosine", "exponential", "linear", "constant"], "of the temperature; the "
-        "paper: exponential")
-    add("--noise", ["annealed", "constant"], "Gumbel noise of masks: constant (the paper), or "
-        "multiplied by the temperature")
-    add("--mask-gradient", ["balanced", "softmax"], "of a sampled mask: kept and hidden features "
-        "weigh alike, or as in the Gumbel-Softmax (the paper)")
-    add("--teacher-reads", ["teacher", "student"], "whose rationale the teacher's predictor reads; "
-        "the release: student")
-    add("--kd-noise", ["shared", "independent"], "Gumbel noise of the teacher in L_KD_R; the "
-        "release: independent")
+    add("--schedule", ["cosine", "exponential", "linear", "constant"],
+        "of the temperature; the paper: exponential")
+    add("--noise", ["annealed", "constant"],
+        "Gumbel noise of masks: constant (the paper), or multiplied by the temperature")
+    add("--mask-gradient", ["balanced", "softmax"],
+        "of a sampled mask: kept and hidden features weigh alike, or as in the Gumbel-Softmax (the "
+        "paper)")
+    add("--teacher-reads", ["teacher", "student"],
+        "whose rationale the teacher's predictor reads; the release: student")
+    add("--kd-noise", ["shared", "independent"],
+        "Gumbel noise of the teacher in L_KD_R; the release: independent")
     # optimisation
     add("--epochs", count, "passes over the training set; the paper: 35")
     add("--batch-size", count, "examples a step; the paper: 32")
     add("--lr", positive, "learning rate of AdamW; the paper: 1e-5")
-    add("--lr-schedule", ["constant", "decay"], "constant (the paper), or down to 0 over the last "
-        "40 %% of the steps")
+    add("--lr-schedule", ["constant", "decay"],
+        "constant (the paper), or down to 0 over the last 40 %% of the steps")
     add("--weight-decay", weight, "of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
     add("--dropout", number(float, 0, 0.99), "in the heads; the paper: 0.1 for ViT, 0.5 for BERT")
-    add("--views", number(int, 1, 100), "crop and flip an image in so many fixed ways; the paper: "
-        "ever new (4 where images are augmented)")
+    add("--views", number(int, 1, 100),
+        "crop and flip an image in so many fixed ways; the paper: ever new")
     # machine
     add("--device", str, "auto (cuda where there is one), cpu, cuda, ...", "auto")
-    add("--precision", ["auto", "float32", "bfloat16"], "of the networks; auto: bfloat16 on CUDA, "
-        "else float32; the paper: float32")
+    add("--precision", ["auto", "float32", "bfloat16"],
+        "of the networks; auto: bfloat16 on CUDA, else float32; the paper: float32")
     switch("--compile", "torch.compile the networks; the first steps take minutes")
-    switch("--resume", "go on with an interrupted run of the same command; finished runs are not "
-           "repeated")
+    switch("--resume", "go on with an interrupted run of the same command")
     add("--out", str, "where runs are written", "runs")
     # a finished model
     add("--checkpoint", str, "best.pt of a finished run, for --explain or --judge")
@@ -913,34 +881,31 @@ def parse_args():
     if bool(args.explain) + args.judge != bool(args.checkpoint):
         fail("--checkpoint best.pt goes with one of --explain FILE ... and --judge: give both")
     if args.checkpoint:
-        if WORLD > 1:
-            fail("--explain and --judge are for one process: start them without torchrun")
         return args
-    args.role = "student"  # whom the command trains
-    if args.teacher and not args.student and not args.compare:
-        args.role = "teacher"
-        if args.method == "rekd" or args.teacher_checkpoint or args.teacher_init:
-            fail("without --student only the teacher is trained: --method rekd, "
-                 "--teacher-checkpoint and --teacher-init want one (--init is its own)")
+    alone = args.teacher and not args.student and not args.compare
+    args.role = "teacher" if alone else "student"  # whom the command trains
+    if alone and (args.method == "rekd" or args.teacher_checkpoint or args.teacher_init):
+        fail("without --student only the teacher is trained: --method rekd, --teacher-checkpoint "
+             "and --teacher-init want one (--init is its own)")
     if args.compare and args.method:
         fail("--compare trains all three methods: leave --method out")
     if args.teacher_checkpoint and args.teacher_init:
         fail("the teacher of --teacher-checkpoint is trained: leave --teacher-init out")
     args.kind = datasets.kind_of(args.dataset, args.data_dir or "data")
-    for kind, keys in {"image": [*SHAPE["image"], "views"], "text": SHAPE["text"]}.items():
-        for key in keys:
-            if kind != args.kind and getattr(args, key) is not None:
-                fail(f"--{key.replace('_', '-')} is for {kind}s, and {args.dataset} holds "
-                     f"{args.kind}s: leave it out")
+    for key in ["max_length"] if args.kind == "image" else ["image_size", "patch_size", "views"]:
+        if getattr(args, key) is not None:
+            other = "text" if args.kind == "image" else "image"
+            fail(f"--{key.replace('_', '-')} is for {other}s, and {args.dataset} holds "
+                 f"{args.kind}s: leave it out")
     # Where the model that the command names starts decides the recipe, and so the presets.
     args.init = args.init or default_init(args.dataset, getattr(args, args.role))
     recipe = recipe_of(vars(args), args.kind)
     args.student = args.student or recipe["student"]
     args.teacher = args.teacher or recipe["teacher"]
-    if args.role == "teacher":
+    if alone:
         args.teacher_init = args.init
     args.teacher_init = args.teacher_init or default_init(args.dataset, args.teacher)
-    args.method = args.method or ("re" if args.role == "teacher" else "rekd")
+    args.method = args.method or ("re" if alone else "rekd")
     return args
 
 
@@ -968,25 +933,24 @@ def recipe_of(options, kind):
 def make_config(args, role, method, seed):
     """All that one run depends on. Its folder bears the options that differ from the default."""
     recipe = recipe_of(vars(args), args.kind)
-    preset, init = args.student, args.init
+    run = {"role": role, "method": method, "seed": seed, "preset": args.student, "init": args.init}
     defaults = {**COMMON, **recipe, "dataset": args.dataset, "data_dir": args.data_dir or "data"}
     if role == "teacher":
-        preset, init = args.teacher, args.teacher_init
+        run.update(preset=args.teacher, init=args.teacher_init)
         defaults["epochs"] = recipe["teacher_epochs"]
-    defaults["init"] = default_init(args.dataset, preset)
+    defaults["init"] = default_init(args.dataset, run["preset"])
     defaults["teacher_init"] = default_init(args.dataset, args.teacher)
 
     given = {key: value for key, value in vars(args).items() if value is not None}
-    config = argparse.Namespace(**{**defaults, **given, "role": role, "method": method,
-                                   "seed": seed, "preset": preset, "init": init})
-    name = f"{role}-{method}-{preset}-seed{seed}"
+    config = argparse.Namespace(**{**defaults, **given, **run})
+    name = f"{role}-{method}-{config.preset}-seed{seed}"
     for key in SHAPE[args.kind] + DEPENDS[method]:
         value = getattr(config, key)
         if value != defaults[key]:
             name += f"-{key.replace('_', '')}" + re.sub(r"[^\w.+]+", "_", str(value))[-60:]
+    config.folder = Path(args.out) / args.dataset / name.replace(":", "_")
     if args.epochs is not None:
         config.least_steps = 0
-    config.folder = Path(args.out) / args.dataset / name.replace(":", "_")
     if config.precision == "auto":
         config.precision = "bfloat16" if args.device.type == "cuda" else "float32"
     return config
@@ -1000,28 +964,29 @@ def recorded(config):
 
 # ---------------------------------------------------------------- start
 def check_start(runs, teachers):
-    """What the networks start from is looked up before the data: a typo should not cost hours."""
+    """What the networks start from is looked up before the data: a typo should not cost hours.
+    -> the vocabulary of texts: as the student's weights ask for, or else, from scratch, its
+    teacher's. None: their own words."""
     folders = [config.folder for config in runs + teachers]
     if runs[0].resume and not any((folder / "config.json").exists() for folder in folders):
         raise UserError(f"nothing to resume: no run with these options in {folders[0]}")
+    vocabulary = None
     for config in runs[:1] + teachers:
+        words = vocabulary_of(config)
+        vocabulary = vocabulary or words
         if config.role == "teacher" and config.teacher_checkpoint:
-            load(config.teacher_checkpoint)
             continue
         wanted = {"image": "vit", "text": "bert"}[config.kind]
         if models.parse_preset(config.preset)[0] != wanted:
             raise UserError(f"{config.preset} does not read {config.kind}s, and {config.dataset} "
                             f"holds {config.kind}s: choose a {wanted} preset")
-        words = vocabulary_of(config) if config.kind == "text" else None
-        vocab_size = len(datasets.WordPiece(words).vocabulary) if words else 1
-        with torch.device("meta"):  # sizes that do not fit together: shapes alone, no weights
-            model = models.build(preset=config.preset, method="cls", num_classes=2,
-                                 **input_shape(config, vocab_size))
+        known = datasets.WordPiece(words).vocabulary if words else ["any"]
+        # Sizes that do not fit together: shapes alone, no weights.
+        model, _ = make_model(config, 2, known, device="meta")
         if sum(p.numel() for p in model.parameters()) > 10**9:
             raise UserError(f"{config.preset} has more than a billion weights here: take a "
                             f"smaller network or fewer patches")
-        if config.init != "scratch":
-            models.initialise(model, weights_file(config.init, config.preset))
+    return vocabulary
 
 
 def weights_file(init, preset):
@@ -1041,7 +1006,7 @@ def vocabulary_of(config):
     that all methods read the same; of weights, the vocab.txt that they were made with; or None."""
     if config.teacher_checkpoint and (config.role == "teacher" or config.init == "scratch"):
         return load(config.teacher_checkpoint)[1]["input"].get("vocabulary")
-    if config.init == "scratch":
+    if config.kind == "image" or config.init == "scratch":
         return None
     if config.init == "pretrained":  # all published BERTs here share one
         return datasets.fetch_hub(models.HUB["bert_base"], "vocab.txt")
@@ -1052,13 +1017,8 @@ def vocabulary_of(config):
     return vocab
 
 
-def load_data(configs):
-    """The data of the command, said in one line. Texts are cut as the student's weights ask for, or
-    else, from scratch, as its teacher's do."""
-    config = configs[0]
-    vocabulary = None
-    if config.kind == "text":
-        vocabulary = next(filter(None, map(vocabulary_of, configs)), None)
+def load_data(config, vocabulary):
+    """The data of the command, said in one line."""
     shape = {key: getattr(config, key) for key in SHAPE[config.kind]}
     data = datasets.load_dataset(config.dataset, config.data_dir, limit=config.limit,
                                  views=config.views, vocab=vocabulary, device=config.device,
@@ -1074,17 +1034,18 @@ def load_data(configs):
 
 
 def choose_device(name):
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(auto if name == "auto" else name)
-        if WORLD > 1 and device.type == "cuda":  # each process has its own, whatever the name
-            torch.cuda.set_device(int(TORCHRUN["LOCAL_RANK"]))
-            device = torch.device("cuda")
-        torch.zeros(1, device=device).item()  # an old GPU may hold a tensor, but compute nothing
+        if WORLD > 1 and name.startswith("cuda"):  # each process has its own, whatever the name
+            name = f"cuda:{TORCHRUN['LOCAL_RANK']}"
+            torch.cuda.set_device(name)
+        x = torch.zeros(1, device=name)
+        x.item()  # an old GPU may hold a tensor, but compute nothing
     except (RuntimeError, AssertionError, ImportError):
         hint = ", or fewer processes" if WORLD > 1 else ""
         raise UserError(f"no device {name!r} here: use --device auto or cpu{hint}") from None
-    return torch.device("cpu") if device.type == "cpu" else device  # torch.load knows no cpu:0
+    return x.device
 
 
 def main():
@@ -1117,11 +1078,9 @@ def cli():
     except (UserError, models.UserError) as error:
         fail(error)
     except OSError as error:
-        name = error.filename
-        if not name and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
-            name = "the output"  # full, or read by nobody (`| head -1`)
+        if not error.filename:  # the output is full, or read by nobody (`| head -1`)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again when it ends
-        fail(f"{name}: {error.strerror}" if name else error)
+        fail(f"{error.filename or 'the output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         hold()
         print("interrupted: the same command with --resume goes on after the last finished epoch",
