@@ -70,8 +70,7 @@ def run(folders, tmp_path, monkeypatch, capsys):
             train.cli()
         except SystemExit as stop:
             code = stop.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=code, out=out, err=err)
+        return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
 
     run.runs = tmp_path / "runs"
     run.colours, run.words = run.runs / "colours", run.runs / "words"
@@ -103,21 +102,7 @@ def small():
         yield
 
 
-@pytest.fixture
-def slow(monkeypatch):
-    """slow(module, name, seconds): a call takes so long, and nothing else does."""
-    now = [0.0]
-    monkeypatch.setattr(train, "time", SimpleNamespace(time=lambda: now[0]))
-
-    def slow(where, name, seconds):
-        function = getattr(where, name)
-        monkeypatch.setattr(where, name, lambda *args, **options: (
-            now.append(now.pop() + seconds) or function(*args, **options)))
-    return slow
-
-
 # ---------------------------------------------------------------- what a run was and left
-
 def finished(run):
     assert (run.code, run.err) == (0, "")
     return run.out
