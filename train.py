@@ -408,15 +408,15 @@ def get_teacher(config, data):
 def find_teacher(config, data):
     """best.pt of a finished teacher that fits: of these very options, else the newest. Or None."""
     keys = ["preset", "init", "rate", "masking", *SHAPE[config.kind]]
-    ours = [*(getattr(config, key) for key in keys), data.fingerprint, data.classes, data.input]
+    options = {key: getattr(config, key) for key in keys}
     found = config.folder.parent.glob("teacher-re-*/best.pt")
     for path in sorted(found, key=lambda path: (path.parent != config.folder,
                                                 -path.stat().st_mtime)):
         if is_finished(path.parent):
             info = load(path)[1]
-            theirs = [*(info["config"].get(key) for key in keys), info["fingerprint"],
-                      info["classes"], info["input"]]
-            if theirs == ours:
+            theirs = info["fingerprint"], info["classes"], info["input"]
+            same_data = theirs == (data.fingerprint, data.classes, data.input)
+            if same_data and options.items() <= info["config"].items():
                 return path
     return None
 
@@ -440,14 +440,14 @@ def answers_of(teacher, sha256, config, data):
     if known:
         return known
     for view in range(views):
-        bar = tqdm(desc=f"asking the teacher, view {view + 1} of {views}", total=n,
-                   disable=RANK > 0 or None)
-        for rows, x, _ in data.batches(data.train, LARGE, view=view):
+        batches = tqdm(data.batches(data.train, LARGE, view=view), total=math.ceil(n / LARGE),
+                       desc=f"asking the teacher, view {view + 1} of {views}",
+                       disable=RANK > 0 or None)
+        for rows, x, _ in batches:
             with autocast(x.device, config.precision):
                 keep, logits = rekd.ask(teacher, x)
             answers["keep"][view, rows] = widen(keep, data).half().cpu()
             answers["logits"][view, rows] = logits.half().cpu()
-            bar.update(len(rows))
     file.parent.mkdir(parents=True, exist_ok=True)
     save(file, answers)
     return answers
@@ -637,7 +637,7 @@ class Progress:
 
     def __init__(self, config, first_epoch):
         self.config = config
-        self.title = f"{config.role} {config.method} {config.preset} seed {config.seed}"
+        self.title = config.folder.name
         self.done = self.first = first_epoch * config.steps
         self.start = time.time()
         self.next_line = self.start + 10
@@ -803,7 +803,8 @@ def make_parser():
     def switch(name, help):
         parser.add_argument(name, help=help, action="store_true")
 
-    count = number(int, 1, 10**5)
+    count = number(int, 1, 10**6)
+    few = number(int, 1, 100)
     weight = number(float, 0)
     share = number(float, 0, 1)
     positive = number(float, 0, above=True)
@@ -811,7 +812,7 @@ def make_parser():
     add("--dataset", str, "glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder "
         "of --data-dir", "glyphs")
     add("--data-dir", str, "where data sets are or are downloaded to (default: data)")
-    add("--limit", number(int, 1), "train on a stratified sample of so many (default: all)")
+    add("--limit", count, "train on a stratified sample of so many (default: all)")
     add("--student", str, "preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
     add("--teacher", str, "preset of the teacher; without --student, only the teacher is trained")
     add("--teacher-checkpoint", str, "best.pt of a finished RE run (default: one in --out that "
@@ -820,12 +821,12 @@ def make_parser():
     switch("--compare", "train CLS, RE and REKD students and compare them")
     add("--seed", number(int, 0, 2**32), "of initialisation, order and noise; the paper's first",
         2026)
-    add("--seeds", number(int, 1, 20), "repeat with --seed, --seed + 1, ...; the paper: 10", 1)
+    add("--seeds", few, "repeat with --seed, --seed + 1, ...; the paper: 10", 1)
     add("--init", str, "where the model that the command names starts: pretrained, scratch, or a "
         "FILE of weights (default: pretrained where there are published ones for it)")
     add("--teacher-init", str, "where a teacher starts: as --init")
     # shape
-    add("--image-size", number(int, 1, 4096), "pixels a side that the model sees; the paper: 224")
+    add("--image-size", count, "pixels a side that the model sees; the paper: 224")
     add("--patch-size", count, "pixels a side of a patch, the unit of a rationale; the paper: 16")
     add("--max-length", number(int, 3, 10**4), "tokens of a text, the rest is cut; the paper: 256")
     add("--masking", ["zero", "drop"], "what hides the rest from the predictor: content times 0 "
@@ -859,8 +860,7 @@ def make_parser():
         "constant (the paper), or down to 0 over the last 40 %% of the steps")
     add("--weight-decay", weight, "of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
     add("--dropout", number(float, 0, 0.99), "in the heads; the paper: 0.1 for ViT, 0.5 for BERT")
-    add("--views", number(int, 1, 100),
-        "crop and flip an image in so many fixed ways; the paper: ever new")
+    add("--views", few, "crop and flip an image in so many fixed ways; the paper: ever new")
     # machine
     add("--device", str, "auto (cuda where there is one), cpu, cuda, ...", "auto")
     add("--precision", ["auto", "float32", "bfloat16"],
@@ -1023,13 +1023,8 @@ def load_data(config, vocabulary):
     data = datasets.load_dataset(config.dataset, config.data_dir, limit=config.limit,
                                  views=config.views, vocab=vocabulary, device=config.device,
                                  **shape)
-    sizes = f"{len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test"
-    if config.kind == "image":
-        features = (f"{config.image_size} px in patches of {config.patch_size}: "
-                    f"{num_features(config)} features")
-    else:
-        features = f"up to {config.max_length} of {len(data.input['vocabulary'])} words"
-    print(f"data: {data.name}, {sizes}, {len(data.classes)} classes, {features}")
+    print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test"
+          f", {len(data.classes)} classes, {num_features(config)} features")
     return data
 
 
@@ -1043,8 +1038,8 @@ def choose_device(name):
         x = torch.zeros(1, device=name)
         x.item()  # an old GPU may hold a tensor, but compute nothing
     except (RuntimeError, AssertionError, ImportError):
-        hint = ", or fewer processes" if WORLD > 1 else ""
-        raise UserError(f"no device {name!r} here: use --device auto or cpu{hint}") from None
+        raise UserError(f"no device {name!r} here: use --device auto or cpu, or fewer processes"
+                        ) from None
     return x.device
 
 
@@ -1066,8 +1061,8 @@ def main():
         judge(args)
     else:
         experiment(args)
+    wait()  # the first may still draw: all leave together
     if WORLD > 1:
-        wait()  # the first may still draw: all leave together
         dist.destroy_process_group()
 
 

@@ -411,7 +411,7 @@ def test_explain_brackets_the_text_as_it_was_written():
 
 def test_compare_on_texts_leaves_one_page(run, small):
     net = "--student bert:8:1:1 --teacher bert:16:1:2"
-    assert "up to 32 of" in finished(run(f"--compare {net}", "phrases"))
+    assert "32 features" in finished(run(f"--compare {net}", "phrases"))
     page = only("compare-*.html", run.runs / "phrases").read_text("utf-8")
     head, *articles = page.split("<article>")
     assert len(articles) == 8 and all("<u>" in part for part in articles)
