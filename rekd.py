@@ -18,9 +18,8 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 # ---------------------------------------------------------------- 1. sampling
@@ -29,11 +28,9 @@ def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
 
     One tau serves sampling and both KDs. High tau asks "which regions, roughly", low tau "exactly
     these". The paper anneals exponentially, tau_0 exp(-gamma k); a cosine stays warm for longer and
-    lands softly; `constant` stays at `start`. Steps outside the range are clamped.
+    lands softly; `constant` stays at `start`. Past the last step, tau changes no more.
     """
-    if start <= 0 or end <= 0:
-        raise ValueError(f"temperatures must be positive, not {start} and {end}")
-    progress = min(max(step / max(total_steps - 1, 1), 0.0), 1.0)
+    progress = min(step / max(total_steps - 1, 1), 1.0)
     if shape == "cosine":
         return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
     if shape == "exponential":
@@ -45,15 +42,24 @@ def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
     raise ValueError(f"no shape {shape!r}: choose cosine, exponential, linear or constant")
 
 
-def gumbel_noise(shape, *, device=None, dtype=torch.float32, generator=None):
+def gumbel_noise(shape, *, device=None):
     """G ~ Gumbel(0, 1), one draw for each logit: -log of an Exponential(1) variable."""
-    noise = torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
-    return -noise.clamp_min_(torch.finfo(dtype).tiny).log_()  # the clamp keeps log(0) out
+    return -torch.empty(shape, device=device).exponential_().clamp(min=1e-30).log()  # no log(0)
 
 
-def content(x, selectable=None):
-    """x (B, N), 0 where a feature is not selectable."""
-    return x if selectable is None else x.masked_fill(~selectable, 0)
+def content(x, selectable=None, other=0):
+    """x (B, N), `other` where a feature is not selectable."""
+    return x if selectable is None else x.masked_fill(~selectable, other)
+
+
+def countable(x, selectable=None):
+    """1 for each feature that is selectable, else 0, as many as in x (B, N)."""
+    return content(torch.ones_like(x), selectable)
+
+
+def hard_mask(logits, selectable=None):
+    """The noise-free mask: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop."""
+    return content(logits[..., 1] > logits[..., 0], selectable).float()  # a tie is dropped
 
 
 def sample_mask(logits, tau, selectable=None, noise=None, *, balanced=False):
@@ -68,12 +74,12 @@ def sample_mask(logits, tau, selectable=None, noise=None, *, balanced=False):
     """
     if noise is None:
         noise = gumbel_noise(logits.shape, device=logits.device)
-    noisy = logits + noise                            # (B, N, 2), float32 even of bfloat16 logits
-    log_probs = F.log_softmax(noisy / tau, dim=-1)    # (B, N, 2)
-    hard = (noisy[..., 1] > noisy[..., 0]).to(log_probs.dtype)
-    soft = log_probs[..., 1].exp()
+    noisy = logits + noise                         # (B, N, 2), float32 even of bfloat16 logits
+    log_probs = (noisy / tau).log_softmax(-1)      # (B, N, 2)
+    hard = hard_mask(noisy)                        # (B, N)
+    soft = log_probs[..., 1].exp()                 # (B, N)
     if balanced:
-        keep = logits.diff(dim=-1).squeeze(-1).float()  # (B, N)
+        keep = logits.diff().squeeze(-1).float()   # (B, N), keep - drop
         soft = balanced_slope(hard, keep) * keep
     # The order matters: soft - soft is exactly 0, while (hard - soft) + soft may be 0.99999994.
     return content(hard + (soft - soft.detach()), selectable), log_probs
@@ -102,9 +108,12 @@ def at_rate(logits, rate, selectable=None):
 
     So the rate is right from the first step on, with any N and no weight to tune. What would raise
     all features of an example alike has no gradient; one feature can only rise for others.
+    Without a rate, the logits stay as they are.
     """
-    keep = logits.diff(dim=-1).squeeze(-1).float()                   # (B, N)
-    counted = torch.ones_like(keep) if selectable is None else selectable.to(keep.dtype)
+    if rate is None:
+        return logits
+    keep = logits.diff().squeeze(-1).float()                         # (B, N)
+    counted = countable(keep, selectable)
     n = counted.sum(1, keepdim=True)                                 # (B, 1)
     wanted = (rate * n).clamp(min=1).minimum(n)                      # (B, 1), as `rate_mask`
     with torch.no_grad():  # bisection: the count grows with b
@@ -113,7 +122,8 @@ def at_rate(logits, rate, selectable=None):
         for _ in range(25):
             b = (low + high) / 2
             few = (counted * (keep + b).sigmoid()).sum(1, keepdim=True) < wanted
-            low, high = torch.where(few, b, low), torch.where(few, high, b)
+            low = low.where(~few, b)
+            high = high.where(few, b)
     # A step of Newton's method changes b hardly, and gives it its derivatives with respect to Z.
     p = counted * (keep + b).sigmoid()
     slope = (p * (1 - p)).sum(1, keepdim=True).detach()
@@ -121,18 +131,12 @@ def at_rate(logits, rate, selectable=None):
     return F.pad((keep + b).unsqueeze(-1), (1, 0))
 
 
-def hard_mask(logits, selectable=None):
-    """The noise-free mask: logits (B, N, 2) -> (B, N) float 0/1, kept where keep > drop."""
-    return content(logits[..., 1] > logits[..., 0], selectable).float()  # a tie is dropped
-
-
 def top_mask(scores, count, selectable=None):
     """The `count` best-scored features of each example.
 
     scores (B, N), count an int or (B, 1) -> (B, N) float 0/1.
     """
-    if selectable is not None:
-        scores = scores.masked_fill(~selectable, -torch.inf)
+    scores = content(scores, selectable, -torch.inf)
     rank = scores.argsort(1, descending=True).argsort(1)  # (B, N), 0 = the best
     return content(rank < count, selectable).float()
 
@@ -142,8 +146,9 @@ def rate_mask(scores, rate, selectable=None):
 
     scores (B, N) -> (B, N) float 0/1.
     """
-    features = torch.ones_like(scores) if selectable is None else selectable
-    count = (rate * features.sum(1, keepdim=True).double()).round().clamp(min=1)  # (B, 1)
+    features = countable(scores, selectable)
+    n = features.sum(1, keepdim=True, dtype=torch.double)  # (B, 1)
+    count = (rate * n).round().clamp(min=1)                # (B, 1)
     return top_mask(scores, count, selectable)
 
 
@@ -167,11 +172,8 @@ def selection_loss(mask, rate, selectable=None):
     The batch's mean is steered, not each example's count: an easy example may use fewer features
     than a hard one. The unit is a squared *count*, so more features want a smaller lambda_select.
     """
-    if selectable is None:
-        features = float(mask.shape[1])
-    else:
-        features = selectable.sum(1).to(mask.dtype).mean()
-    return (mask.sum(1).mean() - rate * features) ** 2
+    features = countable(mask, selectable)
+    return (mask.sum(1).mean() - rate * features.sum(1).mean()) ** 2
 
 
 def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
@@ -188,12 +190,11 @@ def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
 def prediction_kd_loss(student_logits, teacher_logits, tau):
     """L_KD_Y = KL(softmax(Q^teacher / tau) || softmax(Q^student / tau)), Q (B, C) -> scalar.
 
-    The factor tau^2 is in `rekd_loss`. The division is done in float32 at least: rounded to
-    bfloat16 after it, logits at tau = 0.1 would be off by up to 0.2.
+    The factor tau^2 is in `rekd_loss`. The division is done in float32: rounded to bfloat16 after
+    it, logits at tau = 0.1 would be off by up to 0.2.
     """
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    student = F.log_softmax(student_logits.to(dtype) / tau, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach().to(dtype) / tau, dim=-1)
+    student = (student_logits.float() / tau).log_softmax(-1)
+    teacher = (teacher_logits.detach().float() / tau).log_softmax(-1)
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # "mean": by C too
 
 
@@ -255,15 +256,14 @@ class Rationalist(nn.Module):
         packed        how many features the predictor computes, see `predict`
         """
         logits = self.generator(x)                     # (B, N, 2)
-        keep_logits = logits.diff(dim=-1).squeeze(-1)  # (B, N)
+        keep_logits = logits.diff().squeeze(-1)        # (B, N), keep - drop
         selectable = self.selectable(x)
         if tau is not None:
             logits, tau = logits / noise_scale, tau / noise_scale  # the same S
-            if rate is not None:
-                logits = at_rate(logits, rate, selectable)
+            logits = at_rate(logits, rate, selectable)
             mask, log_probs = sample_mask(logits, tau, selectable, noise, balanced=balanced)
         else:
-            log_probs = F.log_softmax(logits, dim=-1)
+            log_probs = logits.log_softmax(-1)
             mask = hard_mask(logits, selectable)
             if self.rate is not None:
                 mask = rate_mask(keep_logits, self.rate, selectable)
@@ -319,7 +319,7 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
     lambda_select, noise_scale, balanced, packed: as in `re_losses`, for the teacher too
     """
     teacher_keep, teacher_logits = known or ask(teacher, x, teacher_reads)
-    teacher_pair = F.pad(teacher_keep.float().unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
+    teacher_pair = F.pad(teacher_keep.unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
     selectable = model.selectable(x)
     held = rate if lambda_select is None else None
     noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
@@ -328,38 +328,29 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
                 packed=packed)
     if kd_noise == "independent":
         noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
-    teacher_pair = teacher_pair / noise_scale
-    if held is not None:
-        teacher_pair = at_rate(teacher_pair, rate, selectable)
+    teacher_pair = at_rate(teacher_pair / noise_scale, held, selectable)
     _, teacher_log_probs = sample_mask(teacher_pair, tau / noise_scale, selectable, noise)
 
-    prediction = F.cross_entropy(out.logits, y)
-    selection = selection_loss(out.mask, rate, selectable)
-    rationale_kd = rationale_kd_loss(out.log_probs, teacher_log_probs, selectable)
-    prediction_kd = torch.zeros_like(prediction)
-    if lambda_prediction > 0:
-        if teacher_reads == "student":
-            # On a CPU it packs by itself, as a model in eval mode does, and so reads the whole
-            # mask. Elsewhere the host would wait for the length that this takes.
-            with torch.no_grad():
-                teacher_logits = teacher.predict(x, out.mask, None if x.is_cpu else packed)
-        prediction_kd = prediction_kd_loss(out.logits, teacher_logits, tau)
-    loss = rekd_loss(prediction, selection, rationale_kd, prediction_kd, tau=tau, alpha=alpha,
-                     lambda_select=lambda_select or 0.0, lambda_rationale=lambda_rationale,
-                     lambda_prediction=lambda_prediction)
-    return {"loss": loss, "prediction": prediction, "selection": selection,
-            "rationale_kd": rationale_kd, "prediction_kd": prediction_kd,
-            **sampling_stats(out.mask, selectable, packed)}
+    if teacher_reads == "student":
+        # On a CPU it packs by itself, as a model in eval mode does, and so reads the whole mask.
+        # Elsewhere the host would wait for the length that this takes.
+        teacher_logits = teacher.predict(x, out.mask.detach(), None if x.is_cpu else packed)
+    terms = {"prediction": F.cross_entropy(out.logits, y),
+             "selection": selection_loss(out.mask, rate, selectable),
+             "rationale_kd": rationale_kd_loss(out.log_probs, teacher_log_probs, selectable),
+             "prediction_kd": prediction_kd_loss(out.logits, teacher_logits, tau)}
+    loss = rekd_loss(**terms, tau=tau, alpha=alpha, lambda_select=lambda_select or 0.0,
+                     lambda_rationale=lambda_rationale, lambda_prediction=lambda_prediction)
+    return {"loss": loss, **terms, **sampling_stats(out.mask, selectable, packed)}
 
 
-@torch.no_grad()
 def ask(teacher, x, teacher_reads="teacher"):
     """-> keep_logits (B, N), logits (B, C): what the teacher says of its own rationale.
 
     The logits are None where it will read its student's: its predictor has no work to do yet.
     """
     if teacher_reads == "student":
-        return teacher.generator(x).diff(dim=-1).squeeze(-1), None
+        return teacher.generator(x).diff().squeeze(-1), None
     out = teacher(x)
     return out.keep_logits, out.logits
 
@@ -371,10 +362,10 @@ def sampling_stats(mask, selectable=None, packed=None):
     features that `packed` leaves out, where an example selects more than so many.
     """
     count = mask.detach().sum(1)                                      # (B,)
-    features = mask.numel() if selectable is None else selectable.sum()
-    most = mask.shape[1] if packed is None else packed
-    unpacked = (count - most).clamp(min=0).sum() / count.sum().clamp(min=1)
-    return {"rate_sampled": count.sum() / features, "unpacked": unpacked}
+    features = countable(mask, selectable)
+    unpacked = (count - (packed or mask.shape[1])).clamp(min=0)
+    return {"rate_sampled": count.sum() / features.sum(),
+            "unpacked": unpacked.sum() / count.sum().clamp(min=1)}
 
 
 # ---------------------------------------------------------------- 5. how good is a rationale?
@@ -384,11 +375,10 @@ def selection_stats(mask, selectable=None):
     rate_mean and rate_std (population), rate_empty and rate_full: the shares of examples with an
     empty and with a full mask.
     """
-    selectable = torch.ones_like(mask) if selectable is None else selectable
-    count = mask.float().sum(1)                               # (B,)
-    rate = count / selectable.float().sum(1).clamp_min(1)     # (B,)
+    features = countable(mask, selectable)
+    rate = mask.sum(1) / features.sum(1).clamp(min=1)         # (B,)
     return {"rate_mean": rate.mean().item(), "rate_std": rate.std(correction=0).item(),
-            "rate_empty": (count == 0).float().mean().item(),
+            "rate_empty": (rate == 0).float().mean().item(),
             "rate_full": (rate >= 1).float().mean().item()}
 
 
@@ -415,13 +405,13 @@ def faithfulness(predictor, x, mask, selectable=None):
     comprehensiveness = p(full) - p(full without the rationale), high if nothing outside would do.
     `predictor` in eval mode.
     """
-    full = torch.ones_like(mask) if selectable is None else selectable.to(mask.dtype)
+    full = countable(mask, selectable)
     p_full, label = predictor(x, full).softmax(-1).max(-1)     # (B,) each
 
     def p(mask):
         return predictor(x, mask).softmax(-1).gather(1, label.unsqueeze(1)).squeeze(1)  # (B,)
 
-    return p_full - p(full * mask), p_full - p(full * (1 - mask))
+    return p_full - p(mask), p_full - p(full - mask)
 
 
 def sign_flip_test(differences):
@@ -431,7 +421,7 @@ def sign_flip_test(differences):
     share of the 2^n choices of signs whose sum is at least as far from 0 as the one observed. With
     n differences, p cannot go below 2 / 2^n.
     """
-    sums = torch.zeros(1, dtype=torch.float64)
+    sums = torch.zeros(1).double()
     for difference in differences:
         sums = torch.cat([sums + difference, sums - difference])  # doubles: (2^n,) at the end
     # The observed sum comes first: all signs as they were. Sums of accuracies over less than
