@@ -115,7 +115,7 @@ def at_rate(logits, rate, selectable=None):
     keep = logits.diff().squeeze(-1).float()                         # (B, N)
     counted = countable(keep, selectable)
     n = counted.sum(1, keepdim=True)                                 # (B, 1)
-    wanted = (rate * n).clamp(min=1).minimum(n)                      # (B, 1), as `rate_mask`
+    wanted = (rate * n).clamp(min=1)                                 # (B, 1), as `rate_mask`
     with torch.no_grad():  # bisection: the count grows with b
         low = -keep.amax(1, keepdim=True) - 20                       # (B, 1), too few are kept
         high = -keep.amin(1, keepdim=True) + 20                      # (B, 1), too many

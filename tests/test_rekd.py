@@ -104,9 +104,13 @@ def test_each_example_has_exactly_the_rate_whatever_its_logits(spread, rate):
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
 def test_noise_of_any_scale_keeps_the_rate(scale):
-    logits = rekd.at_rate(torch.randn(500, 40, 2), 0.15, None, scale)
-    mask, _ = sample_mask(logits, 1.0, noise=scale * rekd.gumbel_noise((500, 40, 2)))
+    keep, scores = torch.zeros(500, 40, 2), torch.randn(500, 40)
+    keep[..., 1] = scores
+    shifted = rekd.at_rate(keep, 0.15, None, scale)
+    mask, _ = sample_mask(shifted, 1.0, noise=scale * rekd.gumbel_noise((500, 40, 2)))
     assert mask.mean().item() == pytest.approx(0.15, abs=0.01)
+    shift = shifted[..., 1] - scores
+    assert torch.allclose(shift, shift[:, :1].expand(500, 40), atol=1e-5)  # of all alike
 
 def test_the_gradient_through_at_rate_is_that_of_the_shift_too():
     """The count stays, so it has no gradient; and one feature's rise is the others' fall."""
@@ -208,7 +212,9 @@ def test_the_rate_is_held_unless_lambda_select_steers_it(batch):
     eager.generator.bias.data = torch.tensor([0.0, 9.0])  # it would keep everything
     held = [re_losses(eager, *batch, **common)["rate_sampled"] for _ in range(20)]
     assert sum(held) / 20 == pytest.approx(0.25, abs=0.03)
-    assert re_losses(eager, *batch, **common, lambda_select=0.1)["rate_sampled"] > 0.9
+    losses = re_losses(eager, *batch, **common, lambda_select=0.1)
+    assert losses["rate_sampled"] > 0.9
+    assert losses["loss"] == losses["prediction"] + 0.1 * losses["selection"]
     assert rekd_losses(eager, TEACHER, *batch, **common, **KD)["rate_sampled"] < 0.5
 
 def test_a_held_rate_holds_for_the_teacher_in_the_rationale_kd_too(batch):
@@ -272,6 +278,9 @@ def test_agreement_by_hand_counts_are_pooled():
     truth = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 0]])  # 2 in common, 3 kept, 4 true
     assert rekd.agreement(mask, truth) == pytest.approx({
         "precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "iou": 2 / 5})
+    no_second = torch.tensor([True, False, True, True]).expand(2, 4)  # 2 in common, 2 kept, 3 true
+    assert rekd.agreement(mask, truth, no_second) == pytest.approx({
+        "precision": 1, "recall": 2 / 3, "f1": 4 / 5, "iou": 2 / 3})
     assert {*rekd.agreement(torch.zeros(2, 4), torch.zeros(2, 4)).values()} == {0}
 
 @pytest.mark.parametrize("mask, selectable, sums", [
@@ -303,7 +312,11 @@ def test_the_probe_finds_a_covert_channel_where_there_is_one(masks, least, most)
 
 @pytest.mark.parametrize("differences, p", [
     ([0.1] * 6, 2 / 64),                                   # all agree: the floor
-    ([3.0, -1.0], 1), ([-1.0, -2.0, -3.0], 2 / 8),         # +-3 +-1: 2, 2, 4, 4
-    ((torch.tensor([8, 6, 6, 16, -6, 9, 9]) / 3000).tolist(), 0.0625)])  # float32 ties are ties
+    ([3.0, -1.0], 1), ([-1.0, -2.0, -3.0], 2 / 8)])        # +-3 +-1: 2, 2, 4, 4
 def test_sign_flip_test_by_hand(differences, p):
     assert rekd.sign_flip_test(differences) == p
+
+def test_ties_of_float32_accuracies_stay_ties():
+    correct = 2900 + torch.tensor([8, 6, 6, 16, -6, 9, 9])
+    gain = correct / 3000 - torch.tensor(2900) / 3000
+    assert rekd.sign_flip_test(gain.tolist()) == 0.0625
