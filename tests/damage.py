@@ -1,47 +1,37 @@
 """The files of faults.py, and what it does to them."""
-
 import json
 import os
 import pickle
+import random
 import zipfile
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 import data
-import models
-
 
 # ---------------------------------------------------------------- the files
+
 def make_data():
-    """Class folders of images and of texts."""
-    generator = np.random.default_rng(0)
-    for part, n in (("train", 10), ("test", 3)):
-        for c, name in enumerate(("red", "green", "blue")):
-            folder = Path("data/colours", part, name)
+    """Class folders of images (noise) and of texts."""
+    rng = random.Random(0)
+    for name in ("red", "green", "blue", "good", "bad"):
+        dataset = "words" if name in ("good", "bad") else "colours"
+        for part, n in (("train", 10), ("test", 3)):
+            folder = Path("data", dataset, part, name)
             folder.mkdir(parents=True)
             for i in range(n):
-                pixels = generator.integers(0, 100, (16, 16, 3), dtype=np.uint8)
-                pixels[4:12, 4:12, c] += 150
-                Image.fromarray(pixels).save(folder / f"{i}.{('png', 'jpg')[i % 2]}")
-        for name in ("good", "bad"):
-            folder = Path("data/words", part, name)
-            folder.mkdir(parents=True)
-            for i in range(n):
-                (folder / f"{i}.txt").write_text(f"one {name} film, number {i}, in the {part}")
+                if dataset == "words":
+                    (folder / f"{i}.txt").write_text(f"one {name} film, number {i}, in the {part}")
+                else:
+                    image = Image.frombytes("RGB", (16, 16), rng.randbytes(16 * 16 * 3))
+                    image.save(folder / f"{i}.{'jpg' if i % 2 else 'png'}")
 
-
-def make_weights(network):
-    """Published weights, and a vocabulary."""
-    slots = models.published_slots(network, "vit")
-    torch.save(slots, "weights.bin")
-    write_safetensors("weights.safetensors", slots)
-    Path("vocab.txt").write_text("\n".join([*data.SPECIAL, "one", "good", "film", "##s"]))
-
-
-def write_safetensors(path, tensors):
+def make_weights(tensors):
+    """Published weights in both formats, and a vocabulary."""
+    torch.save(tensors, "weights.bin")
     header, blob = {}, b""
     for name, x in tensors.items():
         raw = x.contiguous().numpy().tobytes()
@@ -49,10 +39,11 @@ def write_safetensors(path, tensors):
                         "data_offsets": [len(blob), len(blob) + len(raw)]}
         blob += raw
     header = json.dumps(header).encode()
-    Path(path).write_bytes(len(header).to_bytes(8, "little") + header + blob)
-
+    Path("weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + blob)
+    Path("vocab.txt").write_text("\n".join([*data.SPECIAL, "one", "good", "film", "##s"]))
 
 # ---------------------------------------------------------------- mutations
+
 def mutate_bytes(rng, path):
     """Some bits are flipped; a part is cut out, zeroed, doubled or replaced; or the end is lost."""
     raw = bytearray(path.read_bytes())
@@ -65,7 +56,6 @@ def mutate_bytes(rng, path):
         raw = rng.choice([raw[:a] + rng.choice(parts) + raw[b:], raw[:a], rng.randbytes(a), b""])
     path.write_bytes(raw)
 
-
 def odd_values(is_json):
     values = [None, -1, 0, 99, 2.5, 10**30, float("nan"), float("inf"), True, "", "x", "..", "\0",
               [], {}, [1, 2], {"a": 1}, [None] * 3, "\ud800", "9" * 5000]
@@ -76,7 +66,6 @@ def odd_values(is_json):
         one, one.bool(), one * torch.nan, one.to_sparse(), one.to("meta"), torch.ones(()),
         torch.ones(1).expand(10**12), one[:0], one.long(), one.double(), one.to(torch.complex64),
         torch.quantize_per_tensor(one, 1.0, 0, torch.quint8)]
-
 
 def mutate_field(rng, path):
     """A random field of a .pt or .json is lost, renamed, or becomes something else."""
@@ -96,16 +85,15 @@ def mutate_field(rng, path):
         part[key] = rng.choice(odd_values(is_json))
     path.write_text(json.dumps(content)) if is_json else torch.save(content, path)
 
-
 # ---------------------------------------------------------------- bombs
+
 class Bomb:
     """Unpickled without care, it leaves a folder."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
 
-
-def planted(path, way):
+def plant(path, way):
     """A file whose pickle runs code."""
     if way == "a pickle":
         path.write_bytes(pickle.dumps(Bomb()))
@@ -116,17 +104,13 @@ def planted(path, way):
         content[next(iter(content))] = Bomb()
         torch.save(content, path, _use_new_zipfile_serialization=way == "a field")
 
-
-def zip_bomb(path):
+def inflate(path):
     """A file that is small and unpacks to 2 GB."""
-    with zipfile.ZipFile(path) as file:
-        names = file.namelist()
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        top = names[0].split("/")[0]
+        top = file.namelist()[0].split("/")[0]
         with file.open(f"{top}/data/9999", "w", force_zip64=True) as entry:
             for _ in range(2000):
                 entry.write(bytes(10**6))
-
 
 def claim(path, preset):
     """A checkpoint that says it is a giant."""
@@ -134,32 +118,35 @@ def claim(path, preset):
     content["model"]["preset"] = content["config"]["preset"] = preset
     torch.save(content, path)
 
+def nest(path):
+    path.write_text("[" * 10**6)
+
+def talk(path):
+    path.write_text("word " * 40_000_000)
+
+def paint(path, mode, side):
+    Image.new(mode, (side, side)).save(path)
+
+def exabytes(path):
+    """Safetensors that claim a header of them."""
+    path.write_bytes((2**62).to_bytes(8, "little") + path.read_bytes()[8:])
 
 def bombs():
     """-> {name: (file, what is done to it)}"""
-    files = ["runs/colours/student-rekd-*/best.pt", "runs/colours/teacher-re-*/best.pt",
-             "runs/words/*/best.pt", "interrupted.pt", "weights.bin", "runs/colours/answers-*.pt",
-             "data/colours/.rekd-cache.pt", "data/words/.rekd-cache.pt"]
-    made = {}
-    for file in files:
+    student, teacher = "runs/colours/student-rekd-*/", "runs/colours/teacher-re-*/"
+    networks = [f"{student}best.pt", f"{teacher}best.pt"]
+    found = [("weights.safetensors", exabytes, {}), (f"{student}result.json", nest, {}),
+             (f"{teacher}config.json", nest, {}), ("data/words/test/good/0.txt", talk, {})]
+    for file in [*networks, "runs/words/*/best.pt", "interrupted.pt", "weights.bin",
+                 "runs/colours/answers-*.pt", "data/colours/.rekd-cache.pt",
+                 "data/words/.rekd-cache.pt"]:
+        found.append((file, inflate, {}))
         for way in ("a pickle", "a list", "a field", "an old .pt"):
-            made[f"{file}, {way}"] = file, lambda path, way=way: planted(path, way)
-        made[f"{file}, 2 GB"] = file, zip_bomb
+            found.append((file, plant, {"way": way}))
     for preset in ("vit:9999:99:1", "vit:100000:1:1", "vit:8:100000:1", f"vit:{'9' * 30}:1:1"):
-        for file in files[:2]:
-            made[f"{file}, {preset}"] = file, lambda path, preset=preset: claim(path, preset)
-    image, text = "data/colours/test/red/0.png", "data/words/test/good/0.txt"
-    for side in (7900, 14000, 30000):
-        made[f"image, {side} pixels a side"] = (
-            image, lambda path, side=side: Image.new("1", (side, side)).save(path))
-    for mode in ("I;16", "RGBA"):
-        made[f"image, {mode}, 7900 pixels a side"] = (
-            image, lambda path, mode=mode: Image.new(mode, (7900, 7900)).save(path))
-    made["text, 200 MB"] = text, lambda path: path.write_text("word " * 40_000_000)
-    made["safetensors, a header of exabytes"] = (
-        "weights.safetensors",
-        lambda path: path.write_bytes((2**62).to_bytes(8, "little") + path.read_bytes()[8:]))
-    for name in ("student-rekd-*/result.json", "teacher-re-*/config.json"):
-        made[f"{name}, a million deep"] = (
-            f"runs/colours/{name}", lambda path: path.write_text("[" * 10**6))
-    return made
+        for file in networks:
+            found.append((file, claim, {"preset": preset}))
+    for mode, side in (("1", 7900), ("1", 14000), ("1", 30000), ("I;16", 7900), ("RGBA", 7900)):
+        found.append(("data/colours/test/red/0.png", paint, {"mode": mode, "side": side}))
+    return {f"{file}, {fault.__name__} {options}": (file, partial(fault, **options))
+            for file, fault, options in found}
