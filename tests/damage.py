@@ -118,11 +118,8 @@ def claim(path, preset):
     content["model"]["preset"] = content["config"]["preset"] = preset
     torch.save(content, path)
 
-def nest(path):
-    path.write_text("[" * 10**6)
-
-def talk(path):
-    path.write_text("word " * 40_000_000)
+def repeat(path, text, times):
+    path.write_text(text * times)
 
 def paint(path, mode, side):
     Image.new(mode, (side, side)).save(path)
@@ -135,8 +132,10 @@ def bombs():
     """-> {name: (file, what is done to it)}"""
     student, teacher = "runs/colours/student-rekd-*/", "runs/colours/teacher-re-*/"
     networks = [f"{student}best.pt", f"{teacher}best.pt"]
-    found = [("weights.safetensors", exabytes, {}), (f"{student}result.json", nest, {}),
-             (f"{teacher}config.json", nest, {}), ("data/words/test/good/0.txt", talk, {})]
+    found = [("weights.safetensors", exabytes, {}),
+             (f"{student}result.json", repeat, {"text": "[", "times": 10**6}),
+             (f"{teacher}config.json", repeat, {"text": "[", "times": 10**6}),
+             ("data/words/test/good/0.txt", repeat, {"text": "word ", "times": 40_000_000})]
     for file in [*networks, "runs/words/*/best.pt", "interrupted.pt", "weights.bin",
                  "runs/colours/answers-*.pt", "data/colours/.rekd-cache.pt",
                  "data/words/.rekd-cache.pt"]:

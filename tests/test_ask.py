@@ -93,13 +93,15 @@ def test_readers_are_counted_one_by_one_and_together(tmp_path):
     rekd, re = ({name: 1 if asking.rekd_is_first("p", name) == is_rekd else 2 for name in names}
                 for is_rekd in (True, False))
     a = [*list(rekd.items())[:8], *list(re.items())[8:10], *((name, 0) for name in names[10:])]
-    found = table(saved(tmp_path, "a", answers=dict(a)), saved(tmp_path, "c"),
+    found = table(saved(tmp_path, answers=dict(a)), saved(tmp_path, "c"),
                   saved(tmp_path, "b", answers=dict(list(rekd.items())[:9])))
     assert found["a"] == ["13 of 25", "8", "2", "3", "0.800", "0.444 - 0.975", "0.11"]
     assert found["c"] == ["0 of 25", "0", "0", "0", "-", "0.000 - 1.000", "1"]
     assert found["all"][:5] == ["22 of 75", "17", "2", "3", "0.895"]
     # Example 8 has one pick for RE and one for REKD, a tie.
     assert found["by majority"][:4] == ["13 of 13", "8", "1", "4"]
+    with pytest.raises(UserError, match="of the same reader and page"):
+        table(saved(tmp_path), saved(tmp_path, "later", reader="a"))
 
 @pytest.mark.parametrize("changes", [{"answers": {"x": 3}}, {"answers": [1]}, {"page": 5},
                                      {"examples": 5, "answers": {"x": 1}}])
@@ -108,7 +110,3 @@ def test_damaged_answers_are_refused_in_one_sentence(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit, match="2"):
         asking.main()
     assert re.fullmatch("ask.py: .*a.json is damaged, or not what .*\n", capsys.readouterr().err)
-
-def test_a_reader_counts_once(tmp_path):
-    with pytest.raises(UserError, match="of the same reader and page"):
-        table(saved(tmp_path), saved(tmp_path, "later", reader="a"))

@@ -23,9 +23,9 @@ def test_temperature_by_hand(shape, taus):
     steps = (0, 25, 50, 100, 1000)
     found = [rekd.temperature(k, 101, start=4.0, end=1.0, shape=shape) for k in steps]
     assert found == pytest.approx(taus)
+    assert rekd.temperature(0, 1, start=4.0, shape=shape) == 4  # of a single step
 
-def test_temperature_of_a_single_step_and_of_an_unknown_shape():
-    assert rekd.temperature(0, 1) == 5.0
+def test_an_unknown_shape_of_the_temperature_is_refused():
     with pytest.raises(ValueError, match="cosine, exponential, linear or constant"):
         rekd.temperature(0, 10, shape="cubic")
 
@@ -68,7 +68,7 @@ def test_what_is_not_selectable_is_never_kept_nor_gets_a_gradient():
 def test_hard_mask_by_hand_a_tie_is_dropped():
     assert hard_mask(torch.tensor([[[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]]])).tolist() == [[1, 0, 0]]
 
-def test_top_mask_keeps_the_best_of_what_is_selectable():
+def test_top_mask_by_hand():
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.7], [4.0, 3.0, 2.0, 1.0]])
     selectable = torch.tensor([[True, False, True, True], [False, False, False, True]])
     assert rekd.top_mask(scores, 2).tolist() == [[0, 1, 0, 1], [1, 1, 0, 0]]
@@ -104,13 +104,12 @@ def test_each_example_has_exactly_the_rate_whatever_its_logits(spread, rate):
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
 def test_noise_of_any_scale_keeps_the_rate(scale):
-    keep, scores = torch.zeros(500, 40, 2), torch.randn(500, 40)
-    keep[..., 1] = scores
-    shifted = rekd.at_rate(keep, 0.15, None, scale)
+    logits = torch.randn(500, 40, 2)
+    shifted = rekd.at_rate(logits, 0.15, None, scale)
     mask, _ = sample_mask(shifted, 1.0, noise=scale * rekd.gumbel_noise((500, 40, 2)))
     assert mask.mean().item() == pytest.approx(0.15, abs=0.01)
-    shift = shifted[..., 1] - scores
-    assert torch.allclose(shift, shift[:, :1].expand(500, 40), atol=1e-5)  # of all alike
+    shift = (shifted - logits).diff()
+    assert torch.allclose(shift, shift[:, :1], atol=1e-5)  # of all features alike
 
 def test_the_gradient_through_at_rate_is_that_of_the_shift_too():
     """The count stays, so it has no gradient; and one feature's rise is the others' fall."""
@@ -251,14 +250,13 @@ def test_the_teacher_reads_the_rationale_it_is_told_to(batch, reads):
     assert len(read) == 1 and not torch.equal(own, seen[0])  # no work for nothing
     assert torch.equal(read[0], own if reads == "teacher" else seen[0])
 
-@pytest.mark.parametrize("reads", ["teacher", "student"])
-def test_known_answers_stand_for_the_teacher(batch, reads):
-    student, losses, zeros = pair(), [], (torch.zeros(12, 16), torch.zeros(12, 3))
-    for known in (None, rekd.ask(TEACHER, batch[0], reads), rekd.ask(TEACHER, batch[0]), zeros):
+def test_known_answers_stand_for_the_teacher(batch):
+    student, losses = pair(), []
+    for teacher, known in ((TEACHER, None), (None, rekd.ask(TEACHER, batch[0]))):
         torch.manual_seed(1)
-        losses.append(rekd_losses(student, TEACHER, *batch, teacher_reads=reads, known=known,
+        losses.append(rekd_losses(student, teacher, *batch, teacher_reads="teacher", known=known,
                                   **RE, **KD)["loss"].item())
-    assert losses[:3] == pytest.approx(losses[:1] * 3) and losses[3] != pytest.approx(losses[0])
+    assert losses[0] == losses[1]
 
 # ---------------------------------------------------------------- 5. how good is a rationale?
 
@@ -310,13 +308,11 @@ def test_the_probe_finds_a_covert_channel_where_there_is_one(masks, least, most)
     assert least <= judge.probe(masks[:400], Y[:400], masks[400:], Y[400:]) <= most
     assert torch.equal(before, torch.random.get_rng_state())  # disturbs no other draw
 
+GAIN = (2900 + torch.tensor([8, 6, 6, 16, -6, 9, 9])) / 3000 - torch.tensor(2900) / 3000
+
 @pytest.mark.parametrize("differences, p", [
     ([0.1] * 6, 2 / 64),                                   # all agree: the floor
-    ([3.0, -1.0], 1), ([-1.0, -2.0, -3.0], 2 / 8)])        # +-3 +-1: 2, 2, 4, 4
+    ([3.0, -1.0], 1), ([-1.0, -2.0, -3.0], 2 / 8),         # +-3 +-1: 2, 2, 4, 4
+    (GAIN.tolist(), 0.0625)])                              # ties of float32 accuracies are ties
 def test_sign_flip_test_by_hand(differences, p):
     assert rekd.sign_flip_test(differences) == p
-
-def test_ties_of_float32_accuracies_stay_ties():
-    correct = 2900 + torch.tensor([8, 6, 6, 16, -6, 9, 9])
-    gain = correct / 3000 - torch.tensor(2900) / 3000
-    assert rekd.sign_flip_test(gain.tolist()) == 0.0625

@@ -93,9 +93,3 @@ def test_intervals_by_hand():
     # Twice as far apart: four times the variance, in every draw.
     ratio = questions.variance_ratio(runs(.1, .3, .5, .7), runs(.2, .3, .4, .5))
     assert ratio == pytest.approx((4, 4, 4))
-
-def test_a_chart_shows_each_mean_at_its_height():
-    svg = charts.chart("t < u", "x", [1, 2], {"accuracy": {"RE": [[0.0], [1.0]]}})
-    assert "t &lt; u" in svg
-    bottom, top = charts.TOP + charts.HIGH, charts.TOP
-    assert f",{bottom:.1f} " in svg and f',{top:.1f}"' in svg
