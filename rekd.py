@@ -28,9 +28,11 @@ def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
 
     One tau serves sampling and both KDs. High tau asks "which regions, roughly", low tau "exactly
     these". The paper anneals exponentially, tau_0 exp(-gamma k); a cosine stays warm for longer and
-    lands softly; `constant` stays at `start`. Past the last step, tau changes no more.
+    lands softly; `constant` stays at `start`. Steps outside the range are clamped.
     """
-    progress = min(step / max(total_steps - 1, 1), 1.0)
+    if start <= 0 or end <= 0:
+        raise ValueError(f"temperatures must be positive, not {start} and {end}")
+    progress = min(max(step / max(total_steps - 1, 1), 0.0), 1.0)
     if shape == "cosine":
         return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
     if shape == "exponential":
@@ -42,9 +44,10 @@ def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
     raise ValueError(f"no shape {shape!r}: choose cosine, exponential, linear or constant")
 
 
-def gumbel_noise(shape, *, device=None):
+def gumbel_noise(shape, *, device=None, dtype=torch.float32, generator=None):
     """G ~ Gumbel(0, 1), one draw for each logit: -log of an Exponential(1) variable."""
-    return -torch.empty(shape, device=device).exponential_().clamp(min=1e-30).log()  # no log(0)
+    noise = torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
+    return -noise.clamp(min=1e-30).log()  # no log(0)
 
 
 def content(x, selectable=None, other=0):
@@ -190,11 +193,12 @@ def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
 def prediction_kd_loss(student_logits, teacher_logits, tau):
     """L_KD_Y = KL(softmax(Q^teacher / tau) || softmax(Q^student / tau)), Q (B, C) -> scalar.
 
-    The factor tau^2 is in `rekd_loss`. The division is done in float32: rounded to bfloat16 after
-    it, logits at tau = 0.1 would be off by up to 0.2.
+    The factor tau^2 is in `rekd_loss`. The division is done in float32 at least: rounded to
+    bfloat16 after it, logits at tau = 0.1 would be off by up to 0.2.
     """
-    student = (student_logits.float() / tau).log_softmax(-1)
-    teacher = (teacher_logits.detach().float() / tau).log_softmax(-1)
+    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    student = (student_logits.to(dtype) / tau).log_softmax(-1)
+    teacher = (teacher_logits.detach().to(dtype) / tau).log_softmax(-1)
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean")  # "mean": by C too
 
 
@@ -331,19 +335,23 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
     teacher_pair = at_rate(teacher_pair / noise_scale, held, selectable)
     _, teacher_log_probs = sample_mask(teacher_pair, tau / noise_scale, selectable, noise)
 
-    if teacher_reads == "student":
-        # On a CPU it packs by itself, as a model in eval mode does, and so reads the whole mask.
-        # Elsewhere the host would wait for the length that this takes.
-        teacher_logits = teacher.predict(x, out.mask.detach(), None if x.is_cpu else packed)
     terms = {"prediction": F.cross_entropy(out.logits, y),
              "selection": selection_loss(out.mask, rate, selectable),
              "rationale_kd": rationale_kd_loss(out.log_probs, teacher_log_probs, selectable),
-             "prediction_kd": prediction_kd_loss(out.logits, teacher_logits, tau)}
+             "prediction_kd": torch.zeros((), device=x.device)}
+    if lambda_prediction > 0:
+        if teacher_reads == "student":
+            # On a CPU it packs by itself, as a model in eval mode does, and so reads the whole
+            # mask. Elsewhere the host would wait for the length that this takes.
+            with torch.no_grad():
+                teacher_logits = teacher.predict(x, out.mask, None if x.is_cpu else packed)
+        terms["prediction_kd"] = prediction_kd_loss(out.logits, teacher_logits, tau)
     loss = rekd_loss(**terms, tau=tau, alpha=alpha, lambda_select=lambda_select or 0.0,
                      lambda_rationale=lambda_rationale, lambda_prediction=lambda_prediction)
     return {"loss": loss, **terms, **sampling_stats(out.mask, selectable, packed)}
 
 
+@torch.no_grad()
 def ask(teacher, x, teacher_reads="teacher"):
     """-> keep_logits (B, N), logits (B, C): what the teacher says of its own rationale.
 
@@ -411,7 +419,7 @@ def faithfulness(predictor, x, mask, selectable=None):
     def p(mask):
         return predictor(x, mask).softmax(-1).gather(1, label.unsqueeze(1)).squeeze(1)  # (B,)
 
-    return p_full - p(mask), p_full - p(full - mask)
+    return p_full - p(full * mask), p_full - p(full * (1 - mask))
 
 
 def sign_flip_test(differences):

@@ -137,11 +137,12 @@ def bombs():
              (f"{teacher}config.json", repeat, {"text": "[", "times": 10**6}),
              ("data/words/test/good/0.txt", repeat, {"text": "word ", "times": 40_000_000})]
     for file in [*networks, "runs/words/*/best.pt", "interrupted.pt", "weights.bin",
-                 "runs/colours/answers-*.pt", "data/colours/.rekd-cache.pt",
-                 "data/words/.rekd-cache.pt"]:
+                 "runs/colours/answers-*.pt"]:
         found.append((file, inflate, {}))
         for way in ("a pickle", "a list", "a field", "an old .pt"):
             found.append((file, plant, {"way": way}))
+    for kind in ("colours", "words"):  # these are no zip
+        found.append((f"data/{kind}/.rekd-cache", plant, {"way": "a pickle"}))
     for preset in ("vit:9999:99:1", "vit:100000:1:1", "vit:8:100000:1", f"vit:{'9' * 30}:1:1"):
         for file in networks:
             found.append((file, claim, {"preset": preset}))

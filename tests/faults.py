@@ -108,7 +108,7 @@ def kill_case(seed, expected, seconds):
     rng = random.Random(seed)
     files = ["*best.pt", "*last.pt", "*log.jsonl", "*answers*", "*cache*", "*config*", "*result*"]
     shutil.rmtree("runs/colours")
-    Path("data/colours/.rekd-cache.pt").unlink()
+    Path("data/colours/.rekd-cache").unlink()
     for _ in range(rng.randint(1, 2)):
         file = rng.choice(files) if rng.random() < 0.5 else ""
         pid = start(resuming(), file, rng.randint(1, 4))
@@ -141,8 +141,8 @@ SEEN = {  # file -> commands that read it, as FILE
     "runs/colours/teacher-re-*/config.json": [RESUME],
     "runs/colours/student-rekd-*/log.jsonl": [RESUME],
     "runs/colours/answers-*.pt": [IMAGES],
-    "data/colours/.rekd-cache.pt": [RESUME],
-    "data/words/.rekd-cache.pt": [f"{TEXTS} --resume"],
+    "data/colours/.rekd-cache": [RESUME],
+    "data/words/.rekd-cache": [f"{TEXTS} --resume"],
     "data/colours/train/red/1.jpg": [f"{IMAGES} --seed 7"],
     "data/words/train/good/1.txt": [f"{TEXTS} --seed 7"]}
 READ = {  # file -> a function that reads it

@@ -65,6 +65,24 @@ def test_what_is_not_selectable_is_never_kept_nor_gets_a_gradient():
     mask.sum().backward()
     assert (logits.grad[0] != 0).any(-1).tolist() == selectable[0].tolist()
 
+def test_a_balanced_mask_weighs_both_sides_alike():
+    """P(kept) = 1/5: dM/dZ is 2/5 where it is kept, 1/10 where hidden; 1/5 * 2/5 = 4/5 * 1/10."""
+    keep = torch.tensor([0.25, 0.25]).log()
+    assert rekd.balanced_slope(torch.tensor([1.0, 0.0]), keep).tolist() == pytest.approx([0.4, 0.1])
+
+@pytest.mark.parametrize("balanced, tau, exact", [(True, 5.0, True), (True, 0.1, True),
+                                                  (False, 5.0, False)])
+def test_a_balanced_gradient_is_exact_where_the_loss_is_a_parabola(balanced, tau, exact):
+    """loss = M^2 - 3 M is 0 where M = 0, and -2 where M = 1. Its expectation is -2 P, the slope of
+    that -2 P (1 - P); loss' itself is -3 where hidden, -1 where kept: each is wrong by 1."""
+    P = torch.tensor(0.15)
+    Z = torch.logit(P).requires_grad_()
+    logits = torch.stack([torch.zeros(()), Z]).expand(100_000, 1, 2)
+    mask, _ = sample_mask(logits, tau, balanced=balanced)
+    (mask**2 - 3 * mask).mean().backward()
+    slope = -2 * (P * (1 - P)).item()
+    assert (Z.grad.item() == pytest.approx(slope, rel=0.02)) == exact
+
 def test_hard_mask_by_hand_a_tie_is_dropped():
     assert hard_mask(torch.tensor([[[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]]])).tolist() == [[1, 0, 0]]
 
@@ -104,12 +122,16 @@ def test_each_example_has_exactly_the_rate_whatever_its_logits(spread, rate):
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
 def test_noise_of_any_scale_keeps_the_rate(scale):
-    logits = torch.randn(500, 40, 2)
-    shifted = rekd.at_rate(logits, 0.15, None, scale)
-    mask, _ = sample_mask(shifted, 1.0, noise=scale * rekd.gumbel_noise((500, 40, 2)))
+    def generator(x):
+        return torch.randn(500, 40, 2)
+    model = rekd.Rationalist(generator, lambda x, mask: mask)
+    mask = model(None, tau=1.0, rate=0.15, noise_scale=scale).mask
     assert mask.mean().item() == pytest.approx(0.15, abs=0.01)
-    shift = (shifted - logits).diff()
-    assert torch.allclose(shift, shift[:, :1], atol=1e-5)  # of all features alike
+
+def test_at_rate_shifts_all_features_of_an_example_alike():
+    logits = torch.randn(5, 40, 2)
+    shift = (rekd.at_rate(logits, 0.15) - logits).diff()
+    assert torch.allclose(shift, shift[:, :1], atol=1e-5)
 
 def test_the_gradient_through_at_rate_is_that_of_the_shift_too():
     """The count stays, so it has no gradient; and one feature's rise is the others' fall."""
