@@ -143,11 +143,9 @@ def masks_of_generator(out, selectable, config):
     """The mask of evaluation, and two that are made as in the last steps of training."""
     held = config.rate if config.lambda_select is None else None
     scale = config.tau_end if config.noise == "annealed" else 1.0
-    logits = F.pad(out.keep_logits.unsqueeze(-1), (1, 0))  # (B, N, 2)
-    if held is not None:
-        logits = rekd.at_rate(logits, held, selectable, scale)
-    noise = scale * rekd.gumbel_noise(logits.shape, device=logits.device)
-    sampled, _ = rekd.sample_mask(logits, config.tau_end, selectable, noise)
+    logits = F.pad(out.keep_logits.unsqueeze(-1), (1, 0)) / scale  # (B, N, 2)
+    logits = rekd.at_rate(logits, held, selectable)
+    sampled, _ = rekd.sample_mask(logits, config.tau_end, selectable)
     return {"noise-free": rekd.hard_mask(logits, selectable), "by rank": out.mask,
             "sampled": sampled}
 

@@ -28,7 +28,7 @@ def same_scores(generator, x):
     return F.pad(scores.expand(len(x), -1).unsqueeze(-1), (1, 0)).to(x.device)  # (B, N, 2)
 
 
-def everything(logits, tau=None, selectable=None, noise=None):
+def everything(logits, tau=None, selectable=None, noise=None, balanced=False):
     """In place of a sampled mask: all is read. No choice is made, so none can be learned."""
     return rekd.content(torch.ones_like(logits[..., 0]), selectable), torch.zeros_like(logits)
 
