@@ -737,30 +737,31 @@ def comparison(*results):
 COMMON = dict(limit=None, views=1, least_steps=0, lr_schedule="decay", precision="auto",
               masking="drop", alpha=0.5, lambda_rationale=0.5, lambda_prediction=1.0,
               tau_start=5.0, tau_end=0.1, schedule="cosine", noise="constant", lambda_select=None,
-              teacher_reads="student", kd_noise="shared", teacher_checkpoint=None)
+              mask_gradient="softmax", teacher_reads="student", kd_noise="shared",
+              teacher_checkpoint=None)
 SCRATCH = dict(batch_size=64, lr=1e-3, dropout=0.1)
 PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35)
 RECIPES = {
     "glyphs": dict(
         SCRATCH, student="vit_nano", teacher="vit:48:2:3", image_size=32, patch_size=4,
-        rate=0.0625, mask_gradient="balanced", epochs=6, teacher_epochs=6, weight_decay=1e-3),
+        rate=0.0625, epochs=6, teacher_epochs=6, weight_decay=1e-3),
     "phrases": dict(
         SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32,
-        rate=0.15, mask_gradient="softmax", epochs=5, teacher_epochs=8, weight_decay=0.0),
+        rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
     "image pretrained": dict(
         PAPER, student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, views=4,
-        rate=0.15, mask_gradient="balanced", weight_decay=1e-3, dropout=0.1),
+        rate=0.15, weight_decay=1e-3, dropout=0.1),
     "text pretrained": dict(
         PAPER, student="bert_mini", teacher="bert_base", max_length=256,
-        rate=0.10, mask_gradient="softmax", weight_decay=0.0, dropout=0.5),
+        rate=0.10, weight_decay=0.0, dropout=0.5),
     "image scratch": dict(
-        SCRATCH, student="vit_micro", teacher="vit:96:4:4", image_size=32, patch_size=4, views=4,
+        SCRATCH, student="vit_micro", teacher="vit:64:4:4", image_size=32, patch_size=4, views=4,
         rate=0.15, epochs=10, teacher_epochs=10,
-        mask_gradient="balanced", least_steps=2500, weight_decay=1e-3),
+        least_steps=9000, weight_decay=1e-3, mask_gradient="balanced"),
     "text scratch": dict(
         SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128,
         rate=0.10, epochs=4, teacher_epochs=4,
-        mask_gradient="softmax", least_steps=1000, weight_decay=0.0),
+        least_steps=1000, weight_decay=0.0),
 }
 
 # What a run of each method depends on, beside role, method, preset and seed: what config.json
@@ -846,8 +847,8 @@ def make_parser():
     add("--noise", ["annealed", "constant"],
         "Gumbel noise of masks: constant (the paper), or multiplied by the temperature")
     add("--mask-gradient", ["balanced", "softmax"],
-        "of a sampled mask: kept and hidden features weigh alike, or as in the Gumbel-Softmax (the "
-        "paper)")
+        "of a sampled mask: that of the Gumbel-Softmax (the paper), or kept and hidden features "
+        "weigh alike, as for images from scratch")
     add("--teacher-reads", ["teacher", "student"],
         "whose rationale the teacher's predictor reads; the release: student")
     add("--kd-noise", ["shared", "independent"],

@@ -42,7 +42,6 @@ from train import COMMON, DEPENDS, recipe_of  # noqa: E402
 #   judge     for the first three seeds, keep what --judge says of the rationales
 UNCHOSEN = "generator", "input"  # parts without which no mask has a gradient
 GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit:48:2:3", rate=0.0625, seeds=6)
-ZERO = dict(GLYPHS, masking="zero", mask_gradient="softmax")  # the paper's
 PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15, seeds=6)
 IMDB = dict(dataset="imdb", student="bert_micro", teacher="bert:128:2:4", rate=0.1, init="scratch",
             teacher_init="scratch", masking="drop", seeds=3)
@@ -53,12 +52,12 @@ CLUTTER = dict(CIFAR, dataset="clutter", rate=0.25, image_size=64, patch_size=8,
                epochs=40)
 ARMS = {
     "glyphs-drop": dict(GLYPHS, masking="drop", judge=True),
-    "glyphs-zero": dict(ZERO, judge=True),
+    "glyphs-zero": dict(GLYPHS, masking="zero", judge=True),
     "phrases-drop": dict(PHRASES, masking="drop"),
     "phrases-zero": dict(PHRASES, masking="zero"),
-    "glyphs-zero-lambda": dict(ZERO, method="re", lambda_select=1e-2),
+    "glyphs-zero-lambda": dict(GLYPHS, masking="zero", method="re", lambda_select=1e-2),
     "phrases-zero-lambda": dict(PHRASES, masking="zero", method="re", lambda_select=1e-2),
-    "glyphs-zero-cold": dict(ZERO, method="re", without="curriculum"),
+    "glyphs-zero-cold": dict(GLYPHS, masking="zero", method="re", without="curriculum"),
     "glyphs-drop-unpacked": dict(GLYPHS, masking="drop", method="re", without="packing"),
     "phrases-drop-unpacked": dict(PHRASES, masking="drop", method="re", without="packing"),
     "imdb-2000": dict(IMDB, limit=2000, epochs=32, judge=True),
@@ -166,11 +165,13 @@ for epochs in (3, 6, 24):
 for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
     ARMS[f"minilm-size-{size}"] = dict(MINILM, student=size)
 
-# The same images with the softmax's gradient of a sampled mask, instead of the balanced one.
+# The other gradient of a sampled mask: the softmax's where it is balanced by default, and the
+# other way round.
 for arm, options in [*ARMS.items()]:
-    image = options["dataset"] in ("glyphs", "cifar10", "clutter")
-    if image and options["masking"] == "drop" and options.get("without") not in UNCHOSEN:
+    if options["dataset"] in ("cifar10", "clutter") and options.get("without") not in UNCHOSEN:
         ARMS[f"softmax-{arm}"] = dict(options, mask_gradient="softmax")
+for arm in ("glyphs-base", "glyphs-epochs-4"):
+    ARMS[f"balanced-{arm}"] = dict(ARMS[arm], mask_gradient="balanced")
 
 OURS = {"teach", "method", "without", "seeds", "judge"}  # what is no option of train.py
 NO_TEACHER = {"teacher", "teacher_init", "teacher_checkpoint"}
