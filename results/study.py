@@ -73,7 +73,7 @@ ARMS = {
     "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, judge=True),
     "cifar10-10000-random": dict(CIFAR, limit=10000, epochs=20, method="re", without="generator"),
     "cifar10-10000-same": dict(CIFAR, limit=10000, epochs=20, method="re", without="input"),
-    "cifar10-long": dict(CIFAR, limit=10000, epochs=60, seeds=2, judge=True),
+    "cifar10-long": dict(CIFAR, limit=10000, epochs=60, seeds=2, teacher="vit:64:4:4", judge=True),
     "cifar10-long-annealed": dict(CIFAR, limit=10000, epochs=60, seeds=1, method="re",
                                   noise="annealed"),
     "cifar10-long-random": dict(CIFAR, limit=10000, epochs=60, seeds=2, method="re",
