@@ -92,12 +92,14 @@ def sample_mask(logits, tau, selectable=None, noise=None, *, balanced=False):
 def balanced_slope(mask, keep):
     """dM/dZ = |M - P| / 2, P = P(M = 1) = sigmoid(Z), Z = keep - drop; (B, N) each -> (B, N).
 
-    What is a feature worth? The loss without it minus the loss with it. Each further feature helps
-    less, so the derivative where it is kept tells too little, where it is hidden too much. The
-    errors cancel if both sides weigh half, P(kept) (1 - P) / 2 = P(hidden) P / 2 = P (1 - P) / 2:
-    that is ReinMax (Liu et al. 2023, arXiv 2304.08612), exact to second order. The softmax weighs
-    them by how often they occur. At a rate of 15 % that is mostly the hidden side: whatever is kept
-    is pushed down, masks stay random, and nothing is learned where any features will do.
+    A feature is worth the loss without it minus the loss with it. Each further feature helps less,
+    so the derivative tells too little of a kept feature and too much of a hidden one. These errors
+    cancel where both sides weigh alike, P(kept) (1 - P) / 2 = P(hidden) P / 2: that is ReinMax (Liu
+    et al. 2023, arXiv 2304.08612), exact to second order, and tau has no part in it.
+
+    The softmax weighs the sides by how often they occur. At a rate of 15 % and high tau that is
+    mostly the hidden one: what is kept is pushed down, and masks stay random. Where any features
+    tell something, nothing is then selected; but with few examples this works as dropout does.
     """
     return (mask - keep.sigmoid()).abs() / 2
 
