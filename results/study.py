@@ -70,10 +70,10 @@ ARMS = {
     "clutter-2000-random": dict(CLUTTER, method="re", without="generator"),
     "imdb-10000": dict(IMDB, limit=10000, epochs=8, judge=True),
     "imdb-10000-random": dict(IMDB, limit=10000, epochs=8, method="re", without="generator"),
-    "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, judge=True),
+    "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, teach="cifar10", judge=True),
     "cifar10-10000-random": dict(CIFAR, limit=10000, epochs=20, method="re", without="generator"),
     "cifar10-10000-same": dict(CIFAR, limit=10000, epochs=20, method="re", without="input"),
-    "cifar10-long": dict(CIFAR, limit=10000, epochs=60, seeds=2, teacher="vit:64:4:4", judge=True),
+    "cifar10-long": dict(CIFAR, limit=10000, epochs=60, seeds=2, judge=True),
     "cifar10-long-annealed": dict(CIFAR, limit=10000, epochs=60, seeds=1, method="re",
                                   noise="annealed"),
     "cifar10-long-random": dict(CIFAR, limit=10000, epochs=60, seeds=2, method="re",
@@ -108,7 +108,7 @@ VARIANTS = {  # of REKD, by name
     "everything": dict(without="selection", lambda_rationale=0.0, teacher_reads="teacher"),
     "shifted": dict(without="place"),
 }
-TEACHERS = {}
+TEACHERS = {"cifar10": dict(CIFAR, teacher="vit:64:4:4", limit=10000, epochs=60)}
 
 
 def teacher(name, options):
