@@ -26,6 +26,7 @@ import sys
 import tempfile
 import unicodedata
 import urllib.request
+import warnings
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -43,6 +44,8 @@ from tqdm import tqdm
 # one teacher serves all seeds and never saw its student's dev data.
 DATA_SEED = 2026
 FILES = {"image": [".png", ".jpg", ".jpeg"], "text": [".txt"]}
+MOST_PIXELS = 70 * 10**6  # of an image: more would fill the memory, and PIL only warns
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class UserError(ValueError):
@@ -273,17 +276,26 @@ def to_input(pixels, image_size):
     return torch.stack(colours, 1)
 
 
+def open_file(path):
+    """A UserError if it cannot be read, or is a pipe or a device, which might never end."""
+    if not (os.path.isfile(path) and os.access(path, os.R_OK)):
+        raise UserError(f"cannot read {path}: it must be there, and no folder, pipe or device")
+    return open(path, "rb")
+
+
 def read_image(path, size=None):
     """A PNG or JPEG of any size and mode -> uint8 (3, H, W) RGB; with `size`, resized (not
     cropped) to size x size."""
+    file = open_file(path)
     try:
-        with Image.open(path) as image:
+        with file, Image.open(file) as image:
+            if math.prod(image.size) > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
             image = to_rgb(ImageOps.exif_transpose(image))
             if size:
                 image = image.resize((size, size), Image.BILINEAR)
-            pixels = torch.from_numpy(np.array(image))
-            return pixels.permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
-    except Exception as error:  # none there, or damaged: OSError, SyntaxError, struct.error, ...
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+    except Exception as error:  # it is damaged: OSError, SyntaxError, struct.error, ...
         raise UserError(f"{path} cannot be read as an image ({error}): mend or remove it") from None
 
 
@@ -348,15 +360,19 @@ class WordPiece:
     that the vocabulary has.
 
     vocab: a vocab.txt (one token a line, the line's number its id) or a list of tokens; of plain
-    words, it makes a word vocabulary. UserError if it lacks [PAD] (as id 0), [UNK], [CLS] or [SEP].
-    The ids are those of `transformers`' BertTokenizer but for 503 of 1,112,064 characters (with
-    Python 3.11's Unicode 14): rare marks and signs that its Unicode 8 tables do not know.
+    words, it makes a word vocabulary. UserError if it cannot be read or lacks [PAD] (as id 0),
+    [UNK], [CLS] or [SEP]. The ids are those of `transformers`' BertTokenizer but for 503 of
+    1,112,064 characters (with Python 3.11's Unicode 14): rare marks and signs that its Unicode 8
+    tables do not know.
     """
 
     def __init__(self, vocab):
         if isinstance(vocab, (str, Path)):
-            text = Path(vocab).read_text("utf-8", errors="replace")
-            vocab = text.removesuffix("\n").split("\n")  # splitlines() also parts at U+2028
+            text, is_replaced = read_text(vocab, most=-1)
+            if is_replaced:
+                raise UserError(f"the vocabulary {vocab} is not all UTF-8: is this BERT's?")
+            text = text.replace("\r\n", "\n").removesuffix("\n")
+            vocab = text.split("\n")  # splitlines() also parts at U+2028
         self.vocabulary = list(vocab)
         self.ids = dict(zip(vocab, range(len(vocab))))
         self.pieces = cache(self.pieces)  # texts repeat their words
@@ -386,7 +402,9 @@ class WordPiece:
 
     def encode(self, text, max_length=sys.maxsize):
         """A text, or its words -> list of ids: [CLS] pieces [SEP], cut to max_length."""
-        assert max_length >= 2, "there must be room for [CLS] and [SEP]"
+        if max_length < 2:
+            raise UserError(f"max_length {max_length} leaves no room for [CLS] and [SEP]: "
+                            "it must be at least 2")
         words = self.words(text) if isinstance(text, str) else text
         ids = [i for word in words for i in self.pieces(word)]
         return [self.ids["[CLS]"], *ids[:max_length - 2], self.ids["[SEP]"]]
@@ -421,11 +439,11 @@ def located_words(text):
             yield word[0], places[word.start():word.end() + 1]
 
 
-def read_text(path):
+def read_text(path, most=10**6):
     """A UTF-8 file -> its text, and whether bytes of it could not be decoded and are replaced. An
-    empty or binary one is a UserError."""
-    with open(path, "rb") as file:
-        raw = file.read(10**6)  # bytes: more than the tokens of any model need
+    empty or binary one is a UserError. Of `most` bytes: more than the tokens of any model need."""
+    with open_file(path) as file:
+        raw = file.read(most)
     text = raw.decode(errors="replace")
     if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is empty or no text in UTF-8: give it a text, or remove it")
@@ -473,7 +491,7 @@ def read_folder(folder, image_size=32):
         both.x = torch.from_numpy(pixels).view(-1, 3, side, side)
     else:
         lines = cached(folder, paths, read_texts)
-        corpus = Corpus(lines.tobytes().decode().split("\n"), paths)
+        corpus = Corpus(str(lines, "utf-8").split("\n"), paths)
         both.docs = torch.arange(len(paths))
     return both.select(slice(n)), both.select(slice(n, None)), classes, corpus
 
@@ -521,8 +539,10 @@ def cached(folder, paths, read, *options):
     content = read(paths, *options)
     head = checksum(files, content).encode()
     remove_parts(folder)
-    with suppress(UserError):  # others' folders can often not be written to
+    try:
         write_atomically(cache, lambda file: file.writelines([head, content]))
+    except UserError as error:  # others' folders can often not be written to
+        print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
     return content
 
 
@@ -534,9 +554,11 @@ def read_images(paths, image_size):
         with suppress(Exception), Image.open(path) as image:
             sides.update(image.size)
     size = min(*sides, image_size) if len(sides) == 1 else image_size
+    pixels = np.empty((len(paths), 3, size, size), np.uint8)  # a list would take the room twice
     # disable=None: no bar where stderr is no terminal
-    return np.stack([read_image(path, size)
-                     for path in tqdm(paths, "decoding images", disable=None)])
+    for i, path in enumerate(tqdm(paths, "decoding images", disable=None)):
+        pixels[i] = read_image(path, size)
+    return pixels
 
 
 def read_texts(paths):
@@ -613,7 +635,7 @@ def fetch_hub(repo, *filenames):
         if (folder / name).is_file():
             return folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    server = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     for name in filenames:
         url, path = f"{server.rstrip('/')}/{repo}/resolve/main/{name}", folder / name
         print(f"downloading {url}", file=sys.stderr)
