@@ -1,24 +1,35 @@
-"""The data: glyphs, splits, images, class folders, downloads from a server on this machine."""
+"""The data: built-in sets, batches, class folders, downloads from a server on this machine."""
 
 import functools
-import hashlib
 import http.server
 import io
 import os
 import pickle
+import re
 import shutil
-import tarfile
+import subprocess
+import sys
 import threading
+import tracemalloc
+import urllib.request
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision import datasets
+from torchvision.datasets import CIFAR100
+from torchvision.datasets.utils import calculate_md5
 
 import data
-from data import UserError, fetch_hub, glyphs, load_dataset, read_image, stratified_order, to_input
+from data import SPECIAL, UserError, WordPiece, fetch_hub, glyphs, load_dataset, phrases
+
+
+@pytest.fixture
+def own(folders, tmp_path):
+    """A copy of the folders, to be changed."""
+    return shutil.copytree(folders, tmp_path / "data")
+
 
 # ---------------------------------------------------------------- glyphs
 
@@ -28,6 +39,16 @@ def test_the_truth_is_the_patches_that_the_digit_touches(patch_size, counts):
     truth = load_dataset("glyphs", limit=200, patch_size=patch_size).train.truth
     assert truth.shape == (200, (32 // patch_size) ** 2)
     assert set(truth.sum(1).tolist()) == counts
+
+
+def test_the_digit_lies_inside_its_truth():
+    """A seven is bright along its top, and has nothing at the bottom right."""
+    split = glyphs(300, 0)
+    sevens = split.y == 7
+    grey = split.x[sevens].float().mean(1)                      # (n, 32, 32)
+    digit = grey[split.truth[sevens]].view(-1, 8, 8).mean(0)
+    assert digit[0, :7].min() > digit[7, 4:].max() + 50
+    assert torch.equal(split.x, glyphs(300, 0).x) and not torch.equal(split.x, glyphs(300, 1).x)
 
 
 def test_neither_colour_nor_place_nor_brightness_gives_the_digit_away():
@@ -42,12 +63,64 @@ def test_neither_colour_nor_place_nor_brightness_gives_the_digit_away():
     assert (guess == split.y[3000:]).double().mean() < 0.15
 
 
-# ---------------------------------------------------------------- splits
+# ---------------------------------------------------------------- phrases
+
+
+def test_the_truth_of_phrases_decides_the_label():
+    """... the film was hardly gripping ...: the truth is the last two words, and "hardly" turns
+    the good adjective into a bad opinion."""
+    split, texts = phrases(300, seed=5)
+    assert phrases(5, seed=5)[1] == texts[:5] != phrases(5, seed=6)[1]
+    for (start, end), label, text in zip(split.truth.tolist(), split.y, texts, strict=True):
+        degree, adjective = text[start:end].split()
+        assert text[:start].split()[-2] in {"film", "movie", "story", "acting"}
+        is_good = adjective in "brilliant clever funny good gripping moving".split()
+        assert label == is_good ^ (degree in {"not", "never", "hardly"})
+
+
+def test_the_rest_of_phrases_tells_nothing_about_the_label():
+    """Ridge regression on all but the opinion: the length, its place, and which other words."""
+    columns = sorted({word for text in phrases(500, 0)[1] for word in text.split()})
+
+    def features(n, seed):
+        split, texts = phrases(n, seed)
+        bag = torch.zeros(n, len(columns) + 62)
+        for row, text, (start, end) in zip(bag, texts, split.truth.tolist(), strict=True):
+            before, after = text[:start].split(), text[end:].split()
+            for word in before + after:
+                row[columns.index(word)] = 1
+            row[len(columns) + len(before)] = row[len(columns) + 31 + len(before + after)] = 1
+        return bag, split.y
+
+    (x, y), (x_test, y_test) = features(3000, 1), features(2000, 2)
+    weight = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ (2.0 * y - 1))
+    accuracy = ((x_test @ weight > 0) == y_test.bool()).float().mean()
+    assert abs(accuracy - 0.5) < 0.04
+
+
+def test_every_piece_of_a_true_word_is_true(tmp_path):
+    """A vocabulary of letters: the opinion "not good" is 7 tokens of truth."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join([*SPECIAL, *letters, *("##" + letter for letter in letters)]))
+    dataset = load_dataset("phrases", limit=20, max_length=200, vocab=vocab)
+    texts = phrases(7500, data.DATA_SEED)[1]
+    for i, doc in enumerate(dataset.train.docs):
+        text = dataset.text(dataset.train, i)
+        assert text == texts[doc]
+        spans = zip(WordPiece(vocab).spans(text), dataset.train.truth[i, 1:], strict=False)
+        true = [span for span, is_true in spans if is_true]
+        degree, adjective = text[true[0][0]:true[-1][1]].split()
+        assert degree in data.NEGATIONS + data.DEGREES and adjective in sum(data.ADJECTIVES, [])
+        assert len(true) == len(degree) + len(adjective)
+
+
+# ---------------------------------------------------------------- splits and batches
 
 
 def test_every_prefix_of_the_stratified_order_holds_the_classes_in_their_shares():
     y = torch.tensor([0] * 600 + [1] * 300 + [2] * 100)
-    order = stratified_order(y)
+    order = data.stratified_order(y)
     assert sorted(order.tolist()) == list(range(1000))
     for n in (10, 100, 400):
         counts = y[order[:n]].bincount(minlength=3)
@@ -58,16 +131,46 @@ def images_of(split):
     return {x.numpy().tobytes() for x in split.x}
 
 
-def test_dev_is_a_fifth_apart_from_train_and_limits_are_nested():
-    whole, small, smaller = (load_dataset("glyphs", limit=limit) for limit in (None, 400, 100))
-    assert len(whole.train) == 4 * len(whole.dev)
+def test_dev_is_a_fifth_apart_from_train_and_limits_are_nested(folders):
+    whole, small, smaller = (load_dataset("colours", folders, limit=limit)
+                             for limit in (None, 24, 12))
+    assert [len(split) for split in (whole.train, whole.dev, whole.test)] == [48, 12, 24]
     assert not images_of(whole.train) & images_of(whole.dev)
-    assert len(small.train) == 400 and len(small.dev) == 100
+    assert len(small.train) == 24 and len(small.dev) == 6
     assert images_of(smaller.train) < images_of(small.train) < images_of(whole.train)
     assert images_of(small.dev) < images_of(whole.dev)
     assert len({whole.fingerprint, small.fingerprint, smaller.fingerprint}) == 3
-    with pytest.raises(UserError, match="--limit 9"):          # below one example a class
-        load_dataset("glyphs", limit=9)
+    with pytest.raises(UserError, match="--limit 2"):           # below one example a class
+        load_dataset("colours", folders, limit=2)
+
+
+def test_the_fingerprint_is_of_every_pixel_label_and_name(monkeypatch):
+    """What a teacher said of other data must not be reused."""
+    def fingerprint(change=lambda train, classes, row: None):
+        train, classes = glyphs(200, 0), list("0123456789")
+        change(train, classes, int(data.stratified_order(train.y)[len(train) // 5 + 37]))
+        monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: (train, glyphs(10, 1), classes, None))
+        return load_dataset("glyphs", limit=100).fingerprint
+
+    changed = {fingerprint(lambda train, classes, row: train.x[row, 1, 5, 7].bitwise_xor_(1)),
+               fingerprint(lambda train, classes, row: train.y[row].add_(1).remainder_(10)),
+               fingerprint(lambda train, classes, row: classes.reverse())}
+    assert len(changed) == 3 and fingerprint() == fingerprint() not in changed
+
+
+def test_batches_follow_the_order_and_texts_are_cut_to_their_longest_in_steps_of_32(own):
+    for i in range(10):                                         # more than go into dev
+        (own / "words" / "train" / "good" / f"0{i}.txt").write_text("good " * 50)
+    dataset = load_dataset("words", own, max_length=128)
+    order = dataset.train.lengths.argsort()
+    batches = list(dataset.batches(dataset.train, 5, order))
+    assert torch.equal(torch.cat([rows for rows, _, _ in batches]), order)
+    assert batches[0][1].shape == (5, 32)
+    assert batches[-1][1].shape == (2, 64)                      # for 52 tokens
+    for rows, x, y in batches:
+        assert torch.equal(x, dataset.train.x[rows, :x.shape[1]])
+        assert (dataset.train.x[rows, x.shape[1]:] == 0).all()
+        assert torch.equal(y, dataset.train.y[rows])
 
 
 # ---------------------------------------------------------------- pixels
@@ -75,7 +178,7 @@ def test_dev_is_a_fifth_apart_from_train_and_limits_are_nested():
 
 def test_to_input_normalises_and_resizes():
     white = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
-    x = to_input(white, 64)
+    x = data.to_input(white, 64)
     assert x.shape == (2, 3, 64, 64)
     expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     assert x[0, :, 0, 0].tolist() == pytest.approx(expected)
@@ -92,23 +195,22 @@ def test_crop_and_flip_are_shifts_and_mirrors_of_the_padded_image():
         assert torch.equal(x, crop.flip(2) if flip else crop)
 
 
-def test_views_are_even_and_the_same_whatever_the_limit_or_batch(tmp_path):
-    make_folder(tmp_path, n=60)
-    whole = load_dataset("pets", tmp_path, views=3)
+def test_views_are_even_and_the_same_whatever_the_limit_or_batch(folders):
+    whole = load_dataset("colours", folders, image_size=16, views=3)
     views = whole.views
-    assert views.shape == (3, 96, 3)                           # of 120 images, 24 are dev
-    assert views[..., :2].amin() == 0 and views[..., :2].amax() == 8
+    assert views.shape == (3, 48, 3)
+    assert views[..., :2].unique().tolist() == [0, 1, 2, 3, 4]  # of 16 px, an eighth on each side
     assert views[..., 2].unique().tolist() == [0, 1]
     assert abs(views[..., 2].float().mean() - 0.5) < 0.1
-    few = load_dataset("pets", tmp_path, views=3, limit=40)
-    assert torch.equal(few.views, whole.views[:, :40])
+    few = load_dataset("colours", folders, image_size=16, views=3, limit=20)
+    assert torch.equal(few.views, views[:, :20])
 
     def seen(batch_size, view, order=None):
         batches = whole.batches(whole.train, batch_size, order, view)
         return torch.cat([x for _, x, _ in batches])
 
-    images, order = seen(7, view=1), torch.randperm(96)
-    assert torch.equal(seen(32, 4, order), images[order])      # of three views, 4 is 1 again
+    images, order = seen(7, view=1), torch.randperm(48)
+    assert torch.equal(seen(32, 4, order), images[order])       # of three views, 4 is 1 again
     assert not torch.equal(seen(32, view=2), images)
 
 
@@ -121,232 +223,181 @@ def test_images_of_any_mode_become_rgb(tmp_path, mode):
         grey = Image.new("RGB", (20, 10), (200, 200, 200))
         image = grey.convert(mode, palette=Image.Palette.ADAPTIVE)
     image.save(path)
-    pixels = read_image(path)
+    pixels = data.read_image(path)
     assert pixels.shape == (3, 10, 20) and pixels.dtype == torch.uint8
     if mode != "1":
         assert (pixels.float() - 200).abs().max() < 4
-    assert read_image(path, 8).shape == (3, 8, 8)
+    assert data.read_image(path, 8).shape == (3, 8, 8)
 
 
 def test_transparent_pixels_are_white_and_photographs_stand_upright(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (read_image(tmp_path / "clear.png") == 255).all()
+    assert (data.read_image(tmp_path / "clear.png") == 255).all()
     exif = Image.Exif()
-    exif[0x0112] = 6                                           # turned by 90 degrees
+    exif[0x0112] = 6                                            # turned by 90 degrees
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (3, 20, 10)
+    assert data.read_image(tmp_path / "turned.jpg").shape == (3, 20, 10)
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
+    """Without PIL's own warning, which is all that PIL has for one of 100 megapixels."""
+    for name, side in (("a.png", 8400), ("b.png", 10000)):
+        Image.new("1", (side, side)).save(tmp_path / name)
+        os.truncate(tmp_path / name, 100)                       # there is nothing to decode
+    with pytest.raises(UserError, match="a.png cannot .* more than 70,000,000 pixels"):
+        data.read_image(tmp_path / "a.png")
+    call = [sys.executable, "-c", f"import data; data.read_image('{tmp_path}/b.png')"]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(data.__file__)}
+    found = subprocess.run(call, env=environment, capture_output=True, text=True)
+    assert "70,000,000 pixels" in found.stderr and "Warning" not in found.stderr
+
+
+# ---------------------------------------------------------------- texts
+
+
+def test_without_a_vocabulary_the_words_of_the_training_texts_are_counted(folders):
+    dataset = load_dataset("words", folders, max_length=12)
+    vocabulary = dataset.input["vocabulary"]
+    assert vocabulary[:7] == [*SPECIAL, "so", ","]              # 3 a text: the most frequent
+    assert "training" in vocabulary and "testing" not in vocabulary
+    assert dataset.train.x.shape == (32, 12) and dataset.train.x.dtype == torch.int32
+    tokenizer = WordPiece(vocabulary)
+    for i in range(len(dataset.test)):
+        ids = tokenizer.encode(dataset.text(dataset.test, i), 12)
+        assert dataset.test.x[i].tolist() == ids + [0] * (12 - len(ids))
+        assert dataset.test.lengths[i] == len(ids)
+    corpus = data.Corpus(["b b a c", "a b [SEP]", "d d d d"])
+    assert corpus.vocabulary([0, 1], size=2) == [*SPECIAL, "b", "a"]
+
+
+def test_a_vocabulary_file_is_used_by_a_folder_of_texts(folders, tmp_path):
+    vocabulary = [*SPECIAL, "good", "b", "##ad"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    dataset = load_dataset("words", folders, max_length=12, vocab=tmp_path / "vocab.txt")
+    assert dataset.input["vocabulary"] == vocabulary
+    assert {5, 6, 7} <= set(dataset.test.x.unique().tolist())
+
+
+def test_the_text_of_an_example_is_what_its_file_holds(own):
+    for file in own.glob("words/test/good/*"):
+        file.write_text("A  GOOD (café) film", "utf-8")
+    for _ in range(2):                                          # read, then from the cache
+        dataset = load_dataset("words", own)
+        texts = {(int(y), dataset.text(dataset.test, i)) for i, y in enumerate(dataset.test.y)}
+        assert (1, "A  GOOD (café) film") in texts and (0, "one  bad film<br />testing") in texts
+
+
+def test_undecodable_bytes_are_replaced_with_one_warning(tmp_path, capsys):
+    (tmp_path / "x.txt").write_bytes(b"caf\xe9 good \xff\xfe film")
+    (tmp_path / "y.txt").write_text("the sign itself: \ufffd", "utf-8")
+    assert data.read_text(tmp_path / "x.txt") == ("caf\ufffd good \ufffd\ufffd film", True)
+    assert not data.read_text(tmp_path / "y.txt")[1]
+    data.read_texts([tmp_path / "x.txt", tmp_path / "y.txt", tmp_path / "x.txt"])
+    assert "undecodable bytes in 2 files" in capsys.readouterr().err
+
+
+def test_a_long_file_is_read_as_far_as_a_model_may_read_it(tmp_path):
+    (tmp_path / "a.txt").write_text("A good film, " + "so " * 500_000)
+    input = {"kind": "text", "max_length": 16, "vocabulary": [*SPECIAL, "good"]}
+    x = data.read_input(tmp_path / "a.txt", input)
+    assert x.dtype == torch.int32 and x.tolist() == [[2, 1, 5, *[1] * 12, 3]]
+    assert len(data.read_text(tmp_path / "a.txt")[0]) == 10**6
 
 
 # ---------------------------------------------------------------- class folders
 
 
-def make_folder(root, *, classes=("cat", "dog"), n=10, size=lambda i: (32, 32)):
-    generator = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for name in classes:
-            folder = root / "pets" / part / name
-            folder.mkdir(parents=True)
-            for i in range(n):
-                w, h = size(i)
-                pixels = generator.integers(0, 256, (h, w, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.{'PNG' if i % 2 else 'jpeg'}")
-    return root / "pets"
-
-
-@pytest.mark.parametrize("size, image_size, kept", [
-    (lambda i: (32, 32), 64, 32),              # small squares of one size stay as they are
-    (lambda i: (32, 32), 16, 16),              # larger ones are resized as they are read
-    (lambda i: (20 + i, 50), 64, 64),          # and so are those of several sizes
+@pytest.mark.parametrize("image_size, odd, kept", [
+    (32, (16, 16), 16),                # small squares of one size stay as they are
+    (8, (16, 16), 8),                  # larger ones are resized as they are read
+    (32, (20, 50), 32),                # and so are those of several sizes
 ])
-def test_images_are_kept_at_their_own_size_or_the_models(tmp_path, size, image_size, kept):
-    make_folder(tmp_path, size=size)
-    dataset = load_dataset("pets", tmp_path, image_size=image_size)
-    assert dataset.classes == ["cat", "dog"]
-    assert dataset.train.x.shape == (16, 3, kept, kept)
-    assert len(dataset.dev) == 4 and len(dataset.test) == 20
+def test_images_are_kept_at_their_own_size_or_the_models(own, image_size, odd, kept):
+    red = own / "colours" / "train" / "red"
+    Image.new("RGB", odd).save(red / "0.png")
+    (red / "1.png").rename(red / "1.PNG")
+    (red / "2.png").rename(red / "2.jpeg")                      # PIL looks at the content
+    dataset = load_dataset("colours", own, image_size=image_size)
+    assert dataset.classes == ["blue", "green", "red"]
+    assert dataset.train.x.shape == (48, 3, kept, kept)
     _, x, _ = next(dataset.batches(dataset.train, 3))
     assert x.shape == (3, 3, image_size, image_size)
 
 
-def empty_class(pets):
-    for file in (pets / "train" / "cat").iterdir():
-        file.unlink()
+def test_what_is_no_class_and_what_kind_a_folder_is(own):
+    """A file of the other kind, and one that is hidden by its folder, change nothing."""
+    for part in ("train/.ipynb_checkpoints", "train/unsup"):    # unsup: unlabelled reviews
+        (own / "words" / part).mkdir()
+    Image.new("RGB", (1, 1)).save(own / "words" / "train" / "bad" / "logo.png")
+    (own / "colours" / "train" / "blue" / "readme.txt").write_text("of 2026")
+    for name, kind, classes in (("words", "text", ["bad", "good"]),
+                                ("colours", "image", ["blue", "green", "red"])):
+        assert data.kind_of(name, own) == kind
+        assert load_dataset(name, own).classes == classes
 
 
-MISTAKES = {
-    "dog/4.jpeg cannot be read as an image":
-        lambda pets: (pets / "train" / "dog" / "4.jpeg").write_bytes(b"\xff\xd8\xff"),
-    "class folder .*train/cat has no .png, .jpg, .jpeg file": empty_class,
-    "at least two": lambda pets: (pets / "train" / "cat").rename(pets / "train" / ".cat"),
-    "must be the same": lambda pets: (pets / "test" / "dog").rename(pets / "test" / "wolf"),
-    r"'dog'\] in train and \[\] in test": lambda pets: (pets / "test").rename(pets / "exam"),
-    "no data set 'pets'": lambda pets: pets.rename(pets.with_name("pests")),
-}
+def write(name, content):
+    return lambda root: (root / name).write_bytes(content)
 
 
-@pytest.mark.parametrize("sentence", MISTAKES)
-def test_a_mistake_in_a_folder_is_named(tmp_path, sentence):
-    folder = make_folder(tmp_path)
-    MISTAKES[sentence](folder)
+BAD = "words/test/bad/07.txt"
+
+
+def move(name, to):
+    return lambda root: (root / name).rename(root / to)
+
+
+def empty_class(root):
+    for part in ("train", "test"):
+        (root / "colours" / part / "pink").mkdir()
+
+
+@pytest.mark.parametrize("name, change, sentence", [
+    ("colours", write("colours/train/red/4.png", b"\xff\xd8\xff"), "red/4.png cannot be"),
+    ("colours", empty_class, "class folder .*train/pink has no .png, .jpg, .jpeg file"),
+    ("colours", move("colours/test/red", "colours/test/wolf"), "they must be the same"),
+    ("words", move("words/train/bad", "words/train/.bad"), "at least two"),
+    ("words", move("words/test", "words/exam"), r"'good'\] in train and \[\] in test"),
+    ("words", move("words", "word"), "no data set 'words'"),
+    ("words", write(BAD, b" \n"), "bad/07.txt is empty or no text"),
+    ("words", write(BAD, "good".encode("utf-16")), "bad/07.txt .* no text in UTF-8"),
+    ("words", write(BAD, b"\x89PNG\r\n\x1a\n\0"), "bad/07.txt .* no text in UTF-8"),
+])
+def test_a_mistake_in_a_folder_is_named(own, name, change, sentence):
+    change(own)
     with pytest.raises(UserError, match=sentence) as error:
-        load_dataset("pets", tmp_path)
+        load_dataset(name, own)
     assert "\n" not in str(error.value)
 
 
-# ---------------------------------------------------------------- downloads
-
-
-class Web(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder. Files in `server.cut` break off half-way, those in `server.broken` fail."""
-
-    def do_GET(self):
-        name = self.path.rpartition("/")[2]
-        self.server.asked.append(self.path)
-        if name in self.server.broken:
-            self.send_error(500)
-        elif name in self.server.cut:
-            content = (self.server.folder / self.path[1:]).read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[:len(content) // 2])
-        else:
-            super().do_GET()
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    """A web server of tmp_path/www."""
-    folder = tmp_path / "www"
-    folder.mkdir()
-    monkeypatch.setenv("no_proxy", "*")
-    handler = functools.partial(Web, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.folder, server.address = folder, f"http://127.0.0.1:{server.server_port}"
-        server.asked, server.cut, server.broken = [], [], []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def md5(content):
-    return hashlib.md5(content).hexdigest()
-
-
-@pytest.fixture
-def cifar100(web, monkeypatch):
-    """An archive in the published layout, but of 40 + 10 images, and torchvision told of it."""
-    generator = np.random.default_rng(0)
-    names = {"fine_label_names": ["apple", "pear", "cat", "dog"],
-             "coarse_label_names": ["fruit", "animal"]}
-    files = {"meta": pickle.dumps(names)}
-    for part, n in (("train", 40), ("test", 10)):
-        pixels = generator.integers(0, 256, (n, 3072), dtype=np.uint8)
-        fine = [i % 4 for i in range(n)]
-        files[part] = pickle.dumps({"data": pixels, "fine_labels": fine,
-                                    "coarse_labels": [c // 2 for c in fine]})
-    archive = web.folder / "cifar-100-python.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-100-python/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    source = datasets.CIFAR100
-    monkeypatch.setattr(source, "url", f"{web.address}/{archive.name}")
-    monkeypatch.setattr(source, "tgz_md5", md5(archive.read_bytes()))
-    monkeypatch.setattr(source, "train_list", [["train", md5(files["train"])]])
-    monkeypatch.setattr(source, "test_list", [["test", md5(files["test"])]])
-    meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(files["meta"])}
-    monkeypatch.setattr(source, "meta", meta)
-    return archive
-
-
-def test_cifar100_has_fine_and_coarse_labels_from_one_download(tmp_path, web, cifar100):
-    fine = load_dataset("cifar100", tmp_path / "data")
-    web.asked.clear()
-    coarse = load_dataset("cifar100_coarse", tmp_path / "data")
-    assert not web.asked
-    assert fine.classes == ["apple", "pear", "cat", "dog"]
-    assert coarse.classes == ["fruit", "animal"]
-    assert fine.test.x.shape == (10, 3, 32, 32) and torch.equal(fine.test.x, coarse.test.x)
-    assert coarse.test.y.tolist() == [c // 2 for c in fine.test.y.tolist()]
-    # The pixels are rows of red, green and blue.
-    raw = pickle.loads((tmp_path / "data" / "cifar-100-python" / "test").read_bytes())["data"]
-    assert fine.test.x.flatten(1).tolist() == raw.tolist()
-
-
-FAULTS = {
-    "cut archive": lambda web, archive: archive.write_bytes(archive.read_bytes()[:-100]),
-    "cut connection": lambda web, archive: web.cut.append(archive.name),
-    "missing": lambda web, archive: archive.unlink(),
-    "nobody there": lambda web, archive: setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/x"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_failed_download_says_what_to_do_by_hand(tmp_path, web, cifar100, fault):
-    whole = cifar100.read_bytes()
-    FAULTS[fault](web, cifar100)
-    by_hand = tmp_path / "data" / "cifar-100-python.tar.gz"
-    sentence = f"cannot download {datasets.CIFAR100.url} .*put it at {by_hand}"
-    with pytest.raises(UserError, match=sentence) as error:
-        load_dataset("cifar100", tmp_path / "data")
-    assert "\n" not in str(error.value)
-    assert not list((tmp_path / "data").glob("*"))             # nothing is left
-    by_hand.parent.mkdir(exist_ok=True)
-    by_hand.write_bytes(whole)                                 # put there, as told
-    assert len(load_dataset("cifar100", tmp_path / "data").test) == 10
-
-
-# ---------------------------------------------------------------- files of Hugging Face's hub
-
-NAMES = "model.safetensors", "pytorch_model.bin"
-
-
-@pytest.fixture
-def hub(web, tmp_path, monkeypatch):
-    """The server as hub of the repository org/name; hub.cache: where its files are kept."""
-    monkeypatch.setenv("HF_ENDPOINT", web.address + "/")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    web.files = web.folder / "org" / "name" / "resolve" / "main"
-    web.files.mkdir(parents=True)
-    web.cache = tmp_path / "torch" / "hub" / "checkpoints" / "org--name"
-    return web
-
-
-def test_the_first_file_that_the_repository_has_is_fetched_once(hub, monkeypatch):
-    (hub.files / NAMES[1]).write_bytes(b"[PAD]\n" * 1_000_000)
-    path = fetch_hub("org/name", *NAMES)
-    assert path == hub.cache / NAMES[1] and list(hub.cache.iterdir()) == [path]
-    assert path.read_bytes() == (hub.files / NAMES[1]).read_bytes()
-    (hub.files / NAMES[0]).write_bytes(b"safe")
-    with monkeypatch.context() as patch:
-        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")      # no one there
-        assert fetch_hub("org/name", *NAMES) == path           # what is there is used
-    path.unlink()
-    assert fetch_hub("org/name", *NAMES).read_bytes() == b"safe"
-
-
-@pytest.mark.parametrize("fault, reason", [("cut", ""), ("broken", ".*500"), ("missing", ".*404")])
-def test_a_cut_failing_or_missing_file_leaves_nothing(hub, fault, reason):
-    names = ["x.bin", "a.bin"] if fault == "missing" else ["a.bin", "b.bin"]
-    if fault != "missing":
-        (hub.files / "a.bin").write_bytes(bytes(range(256)) * 20_000)
-        (hub.files / "b.bin").write_bytes(b"another file, which must not be taken for a.bin")
-        getattr(hub, fault).append("a.bin")
-    url = f"{hub.address}/org/name/resolve/main/a.bin"
-    sentence = f"cannot download {url} {reason}.*put it at {hub.cache}/a.bin.*--init scratch"
+@pytest.mark.parametrize("name", ["pest", "{}/words", "../data/words", "words/train", "."])
+def test_an_unknown_name_is_answered_with_what_there_is(own, name):
+    """A path is no name: runs are kept under it, and would go into the folder of the data."""
+    sentence = "no data set '.*': there are .*glyphs, cifar10, .*, colours, words; your own goes"
     with pytest.raises(UserError, match=sentence):
-        fetch_hub("org/name", *names)
-    assert not list(hub.cache.glob("*"))
+        load_dataset(name.format(own), own)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("read", [
+    data.read_image, data.read_text, WordPiece,
+    lambda path: data.read_input(path, {"kind": "text"}),
+])
+def test_what_is_no_file_is_refused_at_once(own, monkeypatch, read):
+    """A pipe would be waited for, and /dev/zero fill the memory."""
+    os.mkfifo(own / "pipe")
+    for name in ("none", "words", "pipe", "/dev/zero"):
+        with pytest.raises(UserError, match=f"^cannot read {own / name}: it must be there"):
+            read(own / name)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read all
+    with pytest.raises(UserError, match="^cannot read .*00.txt"):
+        read(own / "words" / "test" / "bad" / "00.txt")
+    monkeypatch.undo()
+    os.mkfifo(own / "words" / "train" / "bad" / "pipe.txt")
+    assert len(load_dataset("words", own).train) == 32
 
 
-# ---------------------------------------------------------------- what is kept, and what is refused
+# ---------------------------------------------------------------- what is kept
 
 
 CACHES = {
@@ -360,11 +411,10 @@ CACHES = {
 
 @pytest.mark.parametrize("kind, read", [("colours", "read_image"), ("words", "read_text")])
 @pytest.mark.parametrize("damage", CACHES)
-def test_a_cache_is_read_where_it_is_whole(folders, tmp_path, spy, capsys, kind, read, damage):
+def test_a_cache_is_read_where_it_is_whole(own, tmp_path, spy, capsys, kind, read, damage):
     """It holds where the folder moves, and until a file changes."""
-    shutil.copytree(folders, tmp_path / "a")
-    expected = load_dataset(kind, tmp_path / "a", image_size=16)
-    root = (tmp_path / "a").rename(tmp_path / "b")
+    expected = load_dataset(kind, own, image_size=16)
+    root = own.rename(tmp_path / "moved")
     cache = root / kind / ".rekd-cache"
     cache.write_bytes(CACHES[damage](cache.read_bytes()))
     reads = spy(data, read)
@@ -377,29 +427,7 @@ def test_a_cache_is_read_where_it_is_whole(folders, tmp_path, spy, capsys, kind,
     assert reads
 
 
-def test_the_fingerprint_is_of_every_pixel_label_and_name(monkeypatch):
-    """What a teacher said of other data must not be reused."""
-    def fingerprint(change=lambda train, classes, row: None):
-        train, classes = glyphs(200, 0), list("0123456789")
-        change(train, classes, int(stratified_order(train.y)[len(train) // 5 + 37]))
-        monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: (train, glyphs(10, 1), classes, None))
-        return load_dataset("glyphs", limit=100).fingerprint
-
-    changed = {fingerprint(lambda train, classes, row: train.x[row, 1, 5, 7].bitwise_xor_(1)),
-               fingerprint(lambda train, classes, row: train.y[row].add_(1).remainder_(10)),
-               fingerprint(lambda train, classes, row: classes.reverse())}
-    assert len(changed) == 3 and fingerprint() == fingerprint() not in changed
-
-
-@pytest.mark.parametrize("name", ["pest", "{}/pets", "../x/pets", "pets/train", "."])
-def test_an_unknown_name_is_answered_with_what_there_is(tmp_path, name):
-    """A path is no name: runs are kept under it, and would go into the folder of the data."""
-    make_folder(tmp_path / "x", n=1)
-    with pytest.raises(UserError, match="no data set '.*': there are .*glyphs, cifar10, .*, pets"):
-        load_dataset(name.format(tmp_path / "x"), tmp_path / "x")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, capsys):
     path = tmp_path / "x"
     path.write_bytes(b"old")
 
@@ -410,25 +438,118 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"cannot write {path}: No space left"):
         data.write_atomically(path, write)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    monkeypatch.setattr(os, "replace", lambda *_: write(io.BytesIO()))   # a cache is no must
+    # A cache is no must.
+    monkeypatch.setattr(os, "replace", lambda *_: write(io.BytesIO()))
     assert data.cached(tmp_path, [], lambda paths: b"content") == b"content"
+    warning = capsys.readouterr().err
+    assert re.fullmatch("what was read is not kept for the next start: cannot write .*\n", warning)
 
 
-def test_a_pickle_that_is_not_theirs_is_never_opened(tmp_path, cifar100, capsys):
-    """It is made again from the archive, which has a checksum."""
-    first = load_dataset("cifar100_coarse", tmp_path / "data")
+def test_decoded_images_are_held_once(monkeypatch):
+    monkeypatch.setattr(data, "read_image", lambda path, size: np.ones((3, size, size), np.uint8))
+    tracemalloc.start()
+    pixels = data.read_images(["x"] * 500, 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pixels.all() and peak < 1.5 * pixels.nbytes
+
+
+# ---------------------------------------------------------------- downloads
+
+
+class Web(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder. Of a file named "cut" it serves half, and one named "broken" it cannot."""
+
+    def do_GET(self):
+        if "broken" in self.path:
+            self.send_error(500)
+        elif "cut" in self.path:
+            self.send_response(200)
+            self.send_header("Content-Length", "8")
+            self.end_headers()
+            self.wfile.write(b"half")
+        else:
+            super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """The address of a web server of tmp_path/www."""
+    (tmp_path / "www").mkdir()
+    monkeypatch.setenv("no_proxy", "*")
+    handler = functools.partial(Web, directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def cifar100(web, tmp_path, monkeypatch):
+    """An archive in the published layout, but of 40 + 10 images, and torchvision told of it."""
+    folder = tmp_path / "made" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    files = {"meta": {"fine_label_names": ["apple", "pear", "cat", "dog"],
+                      "coarse_label_names": ["fruit", "animal"]}}
+    for part, n in (("train", 40), ("test", 10)):
+        pixels = np.random.default_rng(n).integers(0, 256, (n, 3072), dtype=np.uint8)
+        fine = [i % 4 for i in range(n)]
+        files[part] = {"data": pixels, "fine_labels": fine, "coarse_labels": [c // 2 for c in fine]}
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+    name = "cifar-100-python.tar.gz"
+    archive = shutil.make_archive(tmp_path / "www" / folder.name, "gztar", folder.parent)
+    md5 = {name: calculate_md5(folder / name) for name in files}
+    for key, value in {"url": f"{web}/{name}", "tgz_md5": calculate_md5(archive),
+                       "train_list": [["train", md5["train"]]],
+                       "test_list": [["test", md5["test"]]],
+                       "meta": {**CIFAR100.meta, "md5": md5["meta"]}}.items():
+        monkeypatch.setattr(CIFAR100, key, value)
+    return tmp_path / "www" / name
+
+
+def test_cifar100_has_fine_and_coarse_labels_from_one_download(tmp_path, cifar100, capsys):
+    fine = load_dataset("cifar100", tmp_path)
+    cifar100.unlink()                                           # of the server
+    coarse = load_dataset("cifar100_coarse", tmp_path)
+    assert fine.classes == ["apple", "pear", "cat", "dog"]
+    assert coarse.classes == ["fruit", "animal"]
+    assert fine.test.x.shape == (10, 3, 32, 32) and torch.equal(fine.test.x, coarse.test.x)
+    assert coarse.test.y.tolist() == [c // 2 for c in fine.test.y.tolist()]
+    # The pixels are rows of red, green and blue.
+    raw = pickle.loads((tmp_path / "cifar-100-python" / "test").read_bytes())["data"]
+    assert fine.test.x.flatten(1).tolist() == raw.tolist()
+    # A pickle that is not theirs is never opened, but made again from the archive.
     bomb = b"cbuiltins\nprint\n(S'boom'\ntR."
-    (tmp_path / "data" / "cifar-100-python" / "train").write_bytes(bomb)
-    assert load_dataset("cifar100_coarse", tmp_path / "data").fingerprint == first.fingerprint
+    (tmp_path / "cifar-100-python" / "train").write_bytes(bomb)
+    assert load_dataset("cifar100_coarse", tmp_path).fingerprint == coarse.fingerprint
     assert "boom" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("url", ["{web}/cifar-100-python.tar.gz", "{web}/cut", "{web}/none",
+                                 "http://127.0.0.1:9/nobody"])
+def test_a_failed_download_says_what_to_do_by_hand(tmp_path, web, cifar100, monkeypatch, url):
+    whole = cifar100.read_bytes()
+    cifar100.write_bytes(whole[:-100])
+    monkeypatch.setattr(CIFAR100, "url", url.format(web=web))
+    by_hand = tmp_path / "data" / "cifar-100-python.tar.gz"
+    sentence = f"cannot download {CIFAR100.url} .*put it at {by_hand}"
+    with pytest.raises(UserError, match=sentence) as error:
+        load_dataset("cifar100", tmp_path / "data")
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "data").glob("*"))              # nothing is left
+    by_hand.write_bytes(whole)                                  # put there, as told
+    assert len(load_dataset("cifar100", tmp_path / "data").test) == 10
 
 
 def test_imdb_is_a_class_folder_in_an_archive(folders, tmp_path, monkeypatch):
     """The archive that lies beside it has another checksum, and the real one cannot be had."""
     archive = tmp_path / "aclImdb_v1.tar.gz"
     archive.write_bytes(b"another file")
-    for name in ("https_proxy", "http_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(UserError, match=f"cannot download https.*put it at {archive}"):
         load_dataset("imdb", tmp_path)
@@ -436,13 +557,58 @@ def test_imdb_is_a_class_folder_in_an_archive(folders, tmp_path, monkeypatch):
     assert load_dataset("imdb", tmp_path).classes == ["bad", "good"]
 
 
-def test_an_image_that_would_fill_the_memory_is_refused(tmp_path):
-    Image.new("1", (14000, 14000)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="cannot be read as an image .*decompression bomb"):
-        data.read_image(tmp_path / "a.png", 16)
+# ---------------------------------------------------------------- files of Hugging Face's hub
+
+NAMES = "model.safetensors", "pytorch_model.bin"
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_pipe_in_a_class_folder_is_not_waited_for(tmp_path):
-    os.mkfifo(make_folder(tmp_path) / "train" / "cat" / "pipe.png")
-    assert len(load_dataset("pets", tmp_path).train) == 16
+@pytest.fixture
+def hub(web, tmp_path, monkeypatch):
+    """The server's folder of org/name, and the cache of its files."""
+    monkeypatch.setenv("HF_ENDPOINT", web + "/")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    files = tmp_path / "www" / "org" / "name" / "resolve" / "main"
+    files.mkdir(parents=True)
+    return files, tmp_path / "hub" / "checkpoints" / "org--name"
+
+
+def test_the_first_file_that_the_repository_has_is_fetched_once(hub):
+    files, cache = hub
+    (files / NAMES[1]).write_bytes(b"[PAD]\n" * 1_000_000)
+    path = fetch_hub("org/name", *NAMES)
+    assert path == cache / NAMES[1] and list(cache.iterdir()) == [path]
+    assert path.read_bytes() == (files / NAMES[1]).read_bytes()
+    (files / NAMES[0]).write_bytes(b"safe")
+    assert fetch_hub("org/name", *NAMES) == path                # what is there is used
+    path.unlink()
+    assert fetch_hub("org/name", *NAMES).read_bytes() == b"safe"
+
+
+def test_a_file_in_the_cache_needs_no_network(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9/")    # no one there
+    with pytest.raises(UserError, match=f"put it at {hub[1]}/{NAMES[0]}") as error:
+        fetch_hub("org/name", *NAMES)
+    assert "\n" not in str(error.value)
+    (hub[1] / NAMES[1]).write_bytes(b"by hand")
+    assert fetch_hub("org/name", *NAMES) == hub[1] / NAMES[1]
+
+
+def test_an_empty_endpoint_is_the_default_server(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(url.encode()))
+    url = "https://huggingface.co/org/name/resolve/main/a.bin"
+    assert fetch_hub("org/name", "a.bin").read_text() == url
+
+
+@pytest.mark.parametrize("names, named, reason", [
+    (["cut.bin", "b.bin"], "cut.bin", ""),
+    (["broken.bin", "b.bin"], "broken.bin", ".*500"),
+    (["none.bin", "neither.bin"], "neither.bin", ".*404")])
+def test_a_cut_failing_or_missing_file_leaves_nothing(hub, web, names, named, reason):
+    files, cache = hub
+    (files / "b.bin").write_bytes(b"another file, which must not be taken for the first")
+    url = f"{web}/org/name/resolve/main/{named}"
+    sentence = f"cannot download {url} {reason}.*put it at {cache}/{named}.*--init scratch"
+    with pytest.raises(UserError, match=sentence):
+        fetch_hub("org/name", *names)
+    assert not list(cache.iterdir())
