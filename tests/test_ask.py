@@ -1,4 +1,5 @@
 """results/ask.py: a page that asks people which rationale explains better, and their answers."""
+
 import json
 import re
 import sys
@@ -11,7 +12,6 @@ import results.ask as asking
 from data import UserError
 from results import pictures
 
-# ---------------------------------------------------------------- statistics
 
 def test_clopper_pearson_and_the_binomial_test_by_hand():
     low, high = asking.interval(8, 10)  # 8 or more at `low`, 8 or fewer at `high`: 2.5 % each
@@ -21,17 +21,19 @@ def test_clopper_pearson_and_the_binomial_test_by_hand():
     assert asking.two_sided(8, 10) == asking.two_sided(2, 10) == pytest.approx(2 * 56 / 1024)
     assert asking.two_sided(5, 10) == asking.two_sided(5000, 10000) == 1  # no overflow
 
-# ---------------------------------------------------------------- the page
 
+# ---------------------------------------------------------------- the page
 def pair(run, dataset, options=""):
     for method in ("re", "rekd"):
         finished(run(f"--method {method} {options}", dataset))
     return [only(f"student-{method}-*", run.runs / dataset) for method in ("re", "rekd")]
 
+
 def make_page(runs, out):
     """-> what is said of it, the page."""
     said = asking.make_page(runs, SimpleNamespace(out=out, examples=12, data_dir=None))
     return said, out.read_text()
+
 
 @pytest.mark.parametrize("dataset", ["glyphs", "phrases"])
 def test_from_two_runs_to_a_count(run, small, tmp_path, dataset):
@@ -39,9 +41,9 @@ def test_from_two_runs_to_a_count(run, small, tmp_path, dataset):
     said, page = make_page(runs, tmp_path / "new" / "page.html")
     questions, same = map(int, re.search(r"(\d+) questions; (\d+) of 12 examples", said).groups())
     assert questions + same == 12 and questions > 2
-    # Nothing says whose a rationale is, and nothing comes from elsewhere.
+    # Nothing says whose a rationale is, which words are true, and nothing comes from elsewhere.
     plain = re.sub(r'"data:image/png;base64,[^"]*"', "", page)
-    assert not re.search(r"rekd|\bre\b|teacher|student|https?:", plain, re.I)
+    assert not re.search(r"rekd|\bre\b|teacher|student|https?:|<u>", plain, re.I)
     # The same page whatever the order of the runs; someone picks the first side everywhere.
     assert make_page(runs[::-1], tmp_path / "again.html")[1] == page
     key, = re.findall('data-page="(.*?)"', page)
@@ -49,6 +51,7 @@ def test_from_two_runs_to_a_count(run, small, tmp_path, dataset):
     file = saved(tmp_path, page=key, examples=12, same=same, answers={name: 1 for name in names})
     rekd = sum(is_rekds(runs, page, name) for name in names)
     assert table(file)["a"][:3] == [f"{questions} of {questions}", str(rekd), str(questions - rekd)]
+
 
 def is_rekds(runs, page, name):
     """Is the first rationale of this example in the page REKD's? Asked of its model once more."""
@@ -58,24 +61,32 @@ def is_rekds(runs, page, name):
     section, = re.findall(f'<section data-example="{name}" hidden>.*?</section>', page, re.S)
     return f"<figcaption>1</figcaption>{kept}" in section
 
+
 def test_what_is_not_read_is_not_shown_and_all_is_escaped(run, tmp_path):
     _, page = make_page(pair(run, "words", "--max-length 6"), tmp_path / "page.html")
     shown = re.findall('<p class="text">(.*?)</p>', page, re.S)
     assert shown and all("[&hellip;]" in text and "testing" not in text for text in shown)
     assert "<b>&lt;i&gt;</b>" in asking.question("p", "n", "<i>", "", "first", "second")
 
-def test_runs_that_cannot_be_compared(run, tmp_path):
+
+def test_runs_that_cannot_be_compared(run, tmp_path, monkeypatch):
     one, other = pair(run, "colours")
     finished(run("--method re --rate 0.5"))
     half, = run.colours.glob("student-re-*rate0.5*")
-    for runs, sentence in (((one, one), "an RE student and a REKD student, not student re$"),
-                           ((half, other), "same --rate"),
-                           ((one, pair(run, "words")[1]), "not of the same data")):
+    for runs, sentence in (
+            ((one, one), "an RE student and a REKD student, not student re$"),
+            ((only("teacher-*", run.colours), other), "not teacher re and student rekd"),
+            ((half, other), "same --rate"),
+            ((one, pair(run, "words")[1]), "not of the same data")):
         with pytest.raises(UserError, match=sentence):
             make_page(runs, tmp_path / "page.html")
+    monkeypatch.setattr(asking, "drawn", lambda *_: ["whole", "kept", "kept"])
+    with pytest.raises(UserError, match="in all 12 examples both rationales are the same"):
+        make_page((one, other), tmp_path / "page.html")
+    assert not list(tmp_path.glob("*.html"))
+
 
 # ---------------------------------------------------------------- the answers
-
 def saved(folder, name="a", **changes):
     """What the button of a page saves."""
     path = folder / f"{name}.json"
@@ -83,18 +94,21 @@ def saved(folder, name="a", **changes):
                                 "answers": {}, **changes}))
     return path
 
+
 def table(*files):
     """-> {reader: its cells}"""
     cells = [re.split(r"\s{2,}", line) for line in asking.count(files).splitlines()]
     return {row[0]: row[1:] for row in cells if len(row) == 8}
 
+
 def test_readers_are_counted_one_by_one_and_together(tmp_path):
     names = [f"test example {i}" for i in range(13)]
-    rekd, re = ({name: 1 if asking.rekd_is_first("p", name) == is_rekd else 2 for name in names}
-                for is_rekd in (True, False))
-    a = [*list(rekd.items())[:8], *list(re.items())[8:10], *((name, 0) for name in names[10:])]
-    found = table(saved(tmp_path, answers=dict(a)), saved(tmp_path, "c"),
-                  saved(tmp_path, "b", answers=dict(list(rekd.items())[:9])))
+    first = [asking.rekd_is_first("p", name) for name in names]
+    rekd = {name: 1 if is_first else 2 for name, is_first in zip(names, first)}
+    # Reader a picks REKD 8 times, then RE twice, then neither.
+    a = {**rekd, **{name: 3 - rekd[name] for name in names[8:10]}, **dict.fromkeys(names[10:], 0)}
+    b = {name: rekd[name] for name in names[:9]}
+    found = table(saved(tmp_path, answers=a), saved(tmp_path, "b", answers=b), saved(tmp_path, "c"))
     assert found["a"] == ["13 of 25", "8", "2", "3", "0.800", "0.444 - 0.975", "0.11"]
     assert found["c"] == ["0 of 25", "0", "0", "0", "-", "0.000 - 1.000", "1"]
     assert found["all"][:5] == ["22 of 75", "17", "2", "3", "0.895"]
@@ -103,10 +117,22 @@ def test_readers_are_counted_one_by_one_and_together(tmp_path):
     with pytest.raises(UserError, match="of the same reader and page"):
         table(saved(tmp_path), saved(tmp_path, "later", reader="a"))
 
-@pytest.mark.parametrize("changes", [{"answers": {"x": 3}}, {"answers": [1]}, {"page": 5},
-                                     {"examples": 5, "answers": {"x": 1}}])
-def test_damaged_answers_are_refused_in_one_sentence(tmp_path, monkeypatch, capsys, changes):
-    monkeypatch.setattr(sys, "argv", ["ask.py", str(saved(tmp_path, **changes))])
+
+DAMAGED = [{"answers": {"x": 3}}, {"answers": {"x": True}}, {"answers": [1]}, {"page": 5},
+           {"same": "5"}, {"examples": 5, "answers": {"x": 1}}]
+
+
+@pytest.mark.parametrize("changes, arguments, sentence", [
+    *((changes, "a.json", "a.json is damaged, or not .*: leave it out") for changes in DAMAGED),
+    ({}, "none.json", "none.json: No such file"),
+    ({}, "a.json run", "give two runs to make a page, or files of answers"),
+    ({}, "run run --examples 0", "at least 1"),
+])
+def test_a_mistake_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys, changes, arguments,
+                                              sentence):
+    saved(tmp_path, **changes)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ask.py", *arguments.split()])
     with pytest.raises(SystemExit, match="2"):
         asking.main()
-    assert re.fullmatch("ask.py: .*a.json is damaged, or not what .*\n", capsys.readouterr().err)
+    assert re.fullmatch(f"ask.py: .*{sentence}.*\n", capsys.readouterr().err)

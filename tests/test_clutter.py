@@ -1,4 +1,5 @@
 """Photographs among shuffled patches of others: what is on the canvas, and where."""
+
 import json
 import sys
 
@@ -25,6 +26,7 @@ def photos(tmp_path):
         Image.fromarray(pixels).save(folder / f"{i}.png")
     return tmp_path / "photos"
 
+
 @pytest.mark.parametrize("tile", [2, 1])
 def test_the_truth_is_where_the_photograph_is(photos, tmp_path, tile):
     clutter.make(photos, tmp_path / "hidden", tile=tile)
@@ -48,6 +50,7 @@ def test_the_truth_is_where_the_photograph_is(photos, tmp_path, tile):
         assert (others[1:] // tile == others[1:, :, :1] // tile).all()
     assert len(places) > 3
 
+
 def test_a_seed_gives_the_same_folder_and_a_limit_takes_all_classes(photos, tmp_path):
     found = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -56,6 +59,7 @@ def test_a_seed_gives_the_same_folder_and_a_limit_takes_all_classes(photos, tmp_
         assert len(files) == 2 * sum(file.parent.name == "dog" for file in files) == 12
         found.append([file.read_bytes() for file in files])
     assert found[0] == found[1] != found[2]
+
 
 def test_mistakes_are_refused_in_one_sentence(photos, folders, tmp_path, capsys, monkeypatch):
     for source, target, options, sentence in (
@@ -75,6 +79,7 @@ def test_mistakes_are_refused_in_one_sentence(photos, folders, tmp_path, capsys,
     with pytest.raises(ZeroDivisionError):
         clutter.make(photos, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
 
 def test_a_model_is_judged_by_the_truth(run, photos, tmp_path):
     clutter.make(photos, tmp_path / "hidden")

@@ -32,8 +32,6 @@ def own(folders, tmp_path):
 
 
 # ---------------------------------------------------------------- glyphs
-
-
 @pytest.mark.parametrize("patch_size, counts", [(4, {4}), (8, {1, 2, 4})])
 def test_the_truth_is_the_patches_that_the_digit_touches(patch_size, counts):
     truth = load_dataset("glyphs", limit=200, patch_size=patch_size).train.truth
@@ -64,8 +62,6 @@ def test_neither_colour_nor_place_nor_brightness_gives_the_digit_away():
 
 
 # ---------------------------------------------------------------- phrases
-
-
 def test_the_truth_of_phrases_decides_the_label():
     """... the film was hardly gripping ...: the truth is the last two words, and "hardly" turns
     the good adjective into a bad opinion."""
@@ -116,8 +112,6 @@ def test_every_piece_of_a_true_word_is_true(tmp_path):
 
 
 # ---------------------------------------------------------------- splits and batches
-
-
 def test_every_prefix_of_the_stratified_order_holds_the_classes_in_their_shares():
     y = torch.tensor([0] * 600 + [1] * 300 + [2] * 100)
     order = data.stratified_order(y)
@@ -174,8 +168,6 @@ def test_batches_follow_the_order_and_texts_are_cut_to_their_longest_in_steps_of
 
 
 # ---------------------------------------------------------------- pixels
-
-
 def test_to_input_normalises_and_resizes():
     white = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
     x = data.to_input(white, 64)
@@ -253,8 +245,6 @@ def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
 
 
 # ---------------------------------------------------------------- texts
-
-
 def test_without_a_vocabulary_the_words_of_the_training_texts_are_counted(folders):
     dataset = load_dataset("words", folders, max_length=12)
     vocabulary = dataset.input["vocabulary"]
@@ -266,6 +256,7 @@ def test_without_a_vocabulary_the_words_of_the_training_texts_are_counted(folder
         ids = tokenizer.encode(dataset.text(dataset.test, i), 12)
         assert dataset.test.x[i].tolist() == ids + [0] * (12 - len(ids))
         assert dataset.test.lengths[i] == len(ids)
+    assert dataset.text(dataset.test, 0) == "one  bad film<br />testing"  # as it was written
     corpus = data.Corpus(["b b a c", "a b [SEP]", "d d d d"])
     assert corpus.vocabulary([0, 1], size=2) == [*SPECIAL, "b", "a"]
 
@@ -276,15 +267,6 @@ def test_a_vocabulary_file_is_used_by_a_folder_of_texts(folders, tmp_path):
     dataset = load_dataset("words", folders, max_length=12, vocab=tmp_path / "vocab.txt")
     assert dataset.input["vocabulary"] == vocabulary
     assert {5, 6, 7} <= set(dataset.test.x.unique().tolist())
-
-
-def test_the_text_of_an_example_is_what_its_file_holds(own):
-    for file in own.glob("words/test/good/*"):
-        file.write_text("A  GOOD (café) film", "utf-8")
-    for _ in range(2):                                          # read, then from the cache
-        dataset = load_dataset("words", own)
-        texts = {(int(y), dataset.text(dataset.test, i)) for i, y in enumerate(dataset.test.y)}
-        assert (1, "A  GOOD (café) film") in texts and (0, "one  bad film<br />testing") in texts
 
 
 def test_undecodable_bytes_are_replaced_with_one_warning(tmp_path, capsys):
@@ -305,8 +287,6 @@ def test_a_long_file_is_read_as_far_as_a_model_may_read_it(tmp_path):
 
 
 # ---------------------------------------------------------------- class folders
-
-
 @pytest.mark.parametrize("image_size, odd, kept", [
     (32, (16, 16), 16),                # small squares of one size stay as they are
     (8, (16, 16), 8),                  # larger ones are resized as they are read
@@ -336,35 +316,27 @@ def test_what_is_no_class_and_what_kind_a_folder_is(own):
         assert load_dataset(name, own).classes == classes
 
 
-def write(name, content):
-    return lambda root: (root / name).write_bytes(content)
-
-
-BAD = "words/test/bad/07.txt"
-
-
-def move(name, to):
-    return lambda root: (root / name).rename(root / to)
-
-
-def empty_class(root):
-    for part in ("train", "test"):
-        (root / "colours" / part / "pink").mkdir()
-
-
-@pytest.mark.parametrize("name, change, sentence", [
-    ("colours", write("colours/train/red/4.png", b"\xff\xd8\xff"), "red/4.png cannot be"),
-    ("colours", empty_class, "class folder .*train/pink has no .png, .jpg, .jpeg file"),
-    ("colours", move("colours/test/red", "colours/test/wolf"), "they must be the same"),
-    ("words", move("words/train/bad", "words/train/.bad"), "at least two"),
-    ("words", move("words/test", "words/exam"), r"'good'\] in train and \[\] in test"),
-    ("words", move("words", "word"), "no data set 'words'"),
-    ("words", write(BAD, b" \n"), "bad/07.txt is empty or no text"),
-    ("words", write(BAD, "good".encode("utf-16")), "bad/07.txt .* no text in UTF-8"),
-    ("words", write(BAD, b"\x89PNG\r\n\x1a\n\0"), "bad/07.txt .* no text in UTF-8"),
+@pytest.mark.parametrize("name, place, change, sentence", [
+    ("colours", "train/red/4.png", b"\xff\xd8\xff", "red/4.png cannot be read as an image"),
+    ("colours", "train/red", None, "class folder .*train/red has no .png, .jpg, .jpeg file"),
+    ("colours", "test/red", "test/wolf", "they must be the same"),
+    ("words", "train/bad", "train/.bad", "at least two"),
+    ("words", "test", "exam", r"'good'\] in train and \[\] in test"),
+    ("words", ".", "../word", "no data set 'words'"),
+    ("words", "test/bad/07.txt", b" \n", "bad/07.txt is empty or no text"),
+    ("words", "test/bad/07.txt", "good".encode("utf-16"), "bad/07.txt .* no text in UTF-8"),
+    ("words", "test/bad/07.txt", b"\x89PNG\r\n\x1a\n\0", "bad/07.txt .* no text in UTF-8"),
 ])
-def test_a_mistake_in_a_folder_is_named(own, name, change, sentence):
-    change(own)
+def test_a_mistake_in_a_folder_is_named(own, name, place, change, sentence):
+    """The change: a file's content, a new name, or that a folder is empty."""
+    path = own / name / place
+    if isinstance(change, bytes):
+        path.write_bytes(change)
+    elif change:
+        path.rename(own / name / change)
+    else:
+        shutil.rmtree(path)
+        path.mkdir()
     with pytest.raises(UserError, match=sentence) as error:
         load_dataset(name, own)
     assert "\n" not in str(error.value)
@@ -398,28 +370,24 @@ def test_what_is_no_file_is_refused_at_once(own, monkeypatch, read):
 
 
 # ---------------------------------------------------------------- what is kept
-
-
-CACHES = {
-    "as it was": lambda raw: raw,
-    "torn": lambda raw: raw[:1000],
-    "empty": lambda raw: b"",
-    "a flipped bit": lambda raw: raw[:500] + bytes([raw[500] ^ 1]) + raw[501:],
-    "a pickle": lambda raw: b"cbuiltins\nprint\n(S'boom'\ntR.",
-}
-
-
 @pytest.mark.parametrize("kind, read", [("colours", "read_image"), ("words", "read_text")])
-@pytest.mark.parametrize("damage", CACHES)
+@pytest.mark.parametrize("damage", [
+    None,
+    lambda raw: raw[:1000],
+    lambda raw: b"",
+    lambda raw: raw[:500] + bytes([raw[500] ^ 1]) + raw[501:],
+    lambda raw: b"cbuiltins\nprint\n(S'boom'\ntR.",
+], ids=["as it was", "torn", "empty", "a flipped bit", "a pickle"])
 def test_a_cache_is_read_where_it_is_whole(own, tmp_path, spy, capsys, kind, read, damage):
     """It holds where the folder moves, and until a file changes."""
     expected = load_dataset(kind, own, image_size=16)
     root = own.rename(tmp_path / "moved")
     cache = root / kind / ".rekd-cache"
-    cache.write_bytes(CACHES[damage](cache.read_bytes()))
+    if damage:
+        cache.write_bytes(damage(cache.read_bytes()))
     reads = spy(data, read)
     again = load_dataset(kind, root, image_size=16)
-    assert torch.equal(again.train.x, expected.train.x) and bool(reads) == (damage != "as it was")
+    assert torch.equal(again.train.x, expected.train.x) and bool(reads) == bool(damage)
     assert again.fingerprint == expected.fingerprint and "boom" not in capsys.readouterr().out
     reads.clear()
     os.utime(next((root / kind / "train").glob("*/*")), (0, 0))
@@ -455,8 +423,6 @@ def test_decoded_images_are_held_once(monkeypatch):
 
 
 # ---------------------------------------------------------------- downloads
-
-
 class Web(http.server.SimpleHTTPRequestHandler):
     """Serves a folder. Of a file named "cut" it serves half, and one named "broken" it cannot."""
 
@@ -558,7 +524,6 @@ def test_imdb_is_a_class_folder_in_an_archive(folders, tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- files of Hugging Face's hub
-
 NAMES = "model.safetensors", "pytorch_model.bin"
 
 

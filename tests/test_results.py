@@ -1,4 +1,5 @@
 """The evidence: results/README.md and the README's table are what runs.jsonl says."""
+
 import json
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def test_pages_and_charts_are_made_from_the_runs():
     for line in lines:
         assert any(study.belongs(line, arm) for arm in study.ARMS), line["command"]
 
+
 def test_a_finished_run_is_collected_once(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs.jsonl")
     test = {"accuracy": 0.9933333396911621, "examples": 3000}
@@ -52,12 +54,15 @@ def test_a_finished_run_is_collected_once(tmp_path, monkeypatch):
     assert lines[0]["test"]["accuracy"] == 0.99333334
     assert lines[0]["curve"] == {"loss": [0.1235]}
 
+
 def test_a_command_for_each_stretch_of_missing_seeds():
     options = {"init": "scratch", **study.ARMS["glyphs-random"]}
     config = {**study.COMMON, **study.recipe_of(options, "image"), **options, "role": "student",
               "preset": "vit_nano", "seed": 2028}
+    assert study.missing("glyphs-random", []) == [("re", 2026, 10)]
     found = study.missing("glyphs-random", [{"config": config}])
     assert found == [("re", 2026, 2), ("re", 2029, 7)]
+
 
 def test_the_control_without_an_input_keeps_the_same_patches_of_each():
     shape = dict(num_classes=2, image_size=32, patch_size=4, rate=0.15)
@@ -70,14 +75,17 @@ def test_the_control_without_an_input_keeps_the_same_patches_of_each():
     sampled = torch.stack([rekd.sample_mask(held, 1.0)[0] for _ in range(50)])
     assert (sampled <= mask).all() and (sampled.mean((0, 1)) == 1).sum() == 9
 
+
 def test_holm_multiplies_the_smallest_p_by_the_number_of_comparisons():
     # Sorted: .01 * 3 = .03; .02 * 2 = .04; .04 * 1 = .04 (no smaller than the one before).
     assert questions.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert questions.holm([0.5, 0.6]) == [1.0, 1.0]  # .6 may not fall below it
 
+
 def runs(*accuracies):
     return {seed: {"test": {"accuracy": accuracy, "examples": 100, "rate_mean": 0.1}}
             for seed, accuracy in enumerate(accuracies, start=2026)}
+
 
 def test_a_comparison_is_paired_by_seed():
     found = {"a": {"rekd": runs(0.9, 0.8, 0.7)}, "b": {"re": runs(0.8, 0.7, 0.6, 0.1)}}
@@ -87,9 +95,18 @@ def test_a_comparison_is_paired_by_seed():
     assert row["mean"] == pytest.approx(0.1) and row["p"] == 0.25  # 2 of 2^3 signs
     assert "holm" not in row  # three seeds are too few for a test
 
+
 def test_intervals_by_hand():
     # Of 1, 2, 3: standard deviation 1, t of 2 degrees of freedom 4.303, so 4.303 / sqrt(3).
     assert charts.interval([1.0, 2.0, 3.0]) == pytest.approx(2.484, abs=1e-3)
+    assert charts.interval([1.0]) == 0
     # Twice as far apart: four times the variance, in every draw.
     ratio = questions.variance_ratio(runs(.1, .3, .5, .7), runs(.2, .3, .4, .5))
     assert ratio == pytest.approx((4, 4, 4))
+    assert questions.variance_ratio(runs(.1, .2), runs(.3, .3))[0] == float("inf")
+
+
+def test_a_chart_shows_each_mean_at_its_height():
+    svg = charts.chart("t < u", "x", [1, 2], {"accuracy": {"RE": [[0.0], [1.0]]}})
+    bottom, top = charts.TOP + charts.HIGH, charts.TOP
+    assert "t &lt; u" in svg and f",{bottom:.1f} " in svg and f',{top:.1f}"' in svg
