@@ -190,6 +190,8 @@ def train(config, teacher, data):
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
     log, best = resume(config, model, optimizer, teacher, data)
     network = shared(model)
+    if config.device.type == "cpu" and not config.compile:
+        warn_if_long(network, config, data)
     progress = Progress(config, first_epoch=len(log))
     for epoch in range(len(log), config.epochs):
         start = time.time()
@@ -310,17 +312,18 @@ def resume(config, model, optimizer, teacher, data):
             models.check_weights(optimizer.state[p], {"exp_avg": p, "exp_avg_sq": p,
                                                       "step": torch.zeros(())})
         log, best = last["log"], float(last["best"])
-        models.require(len(log) == last["epoch"], "not one line for each epoch")
-        # What would fail when the run is finished fails now.
-        json.dumps(log)
-        total_seconds(log)
+        epochs = [line["epoch"] for line in log]
+        models.require(log and epochs == [*range(1, config.epochs + 1)][:len(log)],
+                       "not one line for each epoch so far")
+        # What would fail when the run is finished fails now; so does a number that is not finite.
+        json.dumps([log, best, total_seconds(log)], allow_nan=False)
     load(config.folder / "best.pt")
     print(f"{config.folder}: resumed after epoch {len(log)}")
     return log, best
 
 
 def total_seconds(log):
-    return round(sum(line["seconds"] for line in log), 1)
+    return round(math.fsum(line["seconds"] for line in log), 1)
 
 
 def check_origin(record, config, teacher, data):
@@ -483,8 +486,12 @@ def experiment(args):
     data = load_data(runs[0], vocabulary)
     if RANK == 0:
         wait()
-    for config in teachers + runs:
+    steps_after = 0
+    for config in reversed(teachers + runs):
         count_steps(config, data)
+        config.steps_after = steps_after  # of the command, when this run is over
+        if not (config.resume and is_finished(config.folder)):
+            steps_after += config.total_steps
 
     teacher = get_teacher(teachers[0], data) if teachers else None
     results = {method: [] for method in methods}
@@ -632,15 +639,13 @@ def write(path, content):
 # --judge are in results/.
 
 class Progress:
-    """How far a run is: a bar on a terminal; elsewhere a line after 10 seconds, then one a minute.
-    """
+    """How far a run is: a bar on a terminal; elsewhere a line after 20 steps, then one a minute."""
 
     def __init__(self, config, first_epoch):
         self.config = config
         self.title = config.folder.name
         self.done = self.first = first_epoch * config.steps
-        self.start = time.time()
-        self.next_line = self.start + 10
+        self.start = self.last_line = time.time()
         interactive = sys.stdout and sys.stdout.isatty() and sys.stderr.isatty()
         self.bar = tqdm(total=config.total_steps, initial=self.done, desc=self.title, leave=False,
                         unit="step", disable=not interactive)
@@ -649,12 +654,12 @@ class Progress:
         self.done += 1
         self.bar.update()
         now = time.time()
-        if self.bar.disable and now > self.next_line:
-            self.next_line = now + 60
-            seconds_a_step = (now - self.start) / (self.done - self.first)
-            left = seconds_a_step * (self.config.total_steps - self.done)
+        done = self.done - self.first
+        if self.bar.disable and (done == 20 or now > self.last_line + 60):
+            self.last_line = now
+            left = time_left(self.config, self.done, (now - self.start) / done)
             print(f"{self.title}  step {self.done:,} of {self.config.total_steps:,}: "
-                  f"{tqdm.format_interval(left)} left")
+                  f"about {left} left in all")
 
     def epoch(self, line):
         """What the log says of an epoch, in brief."""
@@ -664,6 +669,28 @@ class Progress:
         self.bar.set_postfix_str(news)
         if self.bar.disable:
             print(f"{self.title}  {news}  {line['seconds']:.1f} s")
+
+
+def time_left(config, done, seconds_a_step):
+    """Of the whole command, if the runs to come are like this one."""
+    steps = config.total_steps - done + config.steps_after
+    return timedelta(seconds=round(steps * seconds_a_step))
+
+
+@torch.no_grad()
+def warn_if_long(model, config, data):
+    """On a CPU the first step may itself take minutes: what takes days is said before it."""
+    _, x, _ = next(data.batches(data.train, 2))
+    model(x, tau=1.0)  # warms up
+    start = time.time()
+    model(x, tau=1.0)
+    seconds = (time.time() - start) / len(x)
+    # Forward and backward take three times as long as forward.
+    left = time_left(config, 0, 3 * seconds * config.batch_size)
+    if left.days > 1:
+        small = RECIPES[f"{config.kind} scratch"]["student"]
+        print(f"this will take about {left.days} days: a small network (--student {small}, "
+              f"--teacher {small}), --limit or fewer --epochs make it feasible")
 
 
 def hardware(device):
@@ -805,7 +832,6 @@ def make_parser():
         parser.add_argument(name, help=help, action="store_true")
 
     count = number(int, 1, 10**6)
-    few = number(int, 1, 100)
     weight = number(float, 0)
     share = number(float, 0, 1)
     positive = number(float, 0, above=True)
@@ -813,7 +839,7 @@ def make_parser():
     add("--dataset", str, "glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder "
         "of --data-dir", "glyphs")
     add("--data-dir", str, "where data sets are or are downloaded to (default: data)")
-    add("--limit", count, "train on a stratified sample of so many (default: all)")
+    add("--limit", number(int, 1), "train on a stratified sample of so many (default: all)")
     add("--student", str, "preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
     add("--teacher", str, "preset of the teacher; without --student, only the teacher is trained")
     add("--teacher-checkpoint", str, "best.pt of a finished RE run (default: one in --out that "
@@ -822,12 +848,12 @@ def make_parser():
     switch("--compare", "train CLS, RE and REKD students and compare them")
     add("--seed", number(int, 0, 2**32), "of initialisation, order and noise; the paper's first",
         2026)
-    add("--seeds", few, "repeat with --seed, --seed + 1, ...; the paper: 10", 1)
+    add("--seeds", number(int, 1, 20), "repeat with --seed, --seed + 1, ...; the paper: 10", 1)
     add("--init", str, "where the model that the command names starts: pretrained, scratch, or a "
         "FILE of weights (default: pretrained where there are published ones for it)")
     add("--teacher-init", str, "where a teacher starts: as --init")
     # shape
-    add("--image-size", count, "pixels a side that the model sees; the paper: 224")
+    add("--image-size", number(int, 1, 4096), "pixels a side that the model sees; the paper: 224")
     add("--patch-size", count, "pixels a side of a patch, the unit of a rationale; the paper: 16")
     add("--max-length", number(int, 3, 10**4), "tokens of a text, the rest is cut; the paper: 256")
     add("--masking", ["zero", "drop"], "what hides the rest from the predictor: content times 0 "
@@ -861,7 +887,8 @@ def make_parser():
         "constant (the paper), or down to 0 over the last 40 %% of the steps")
     add("--weight-decay", weight, "of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
     add("--dropout", number(float, 0, 0.99), "in the heads; the paper: 0.1 for ViT, 0.5 for BERT")
-    add("--views", few, "crop and flip an image in so many fixed ways; the paper: ever new")
+    add("--views", number(int, 1, 100), "crop and flip an image in so many fixed ways (4 unless "
+        "built in); the paper: ever new")
     # machine
     add("--device", str, "auto (cuda where there is one), cpu, cuda, ...", "auto")
     add("--precision", ["auto", "float32", "bfloat16"],
@@ -882,6 +909,8 @@ def parse_args():
     if bool(args.explain) + args.judge != bool(args.checkpoint):
         fail("--checkpoint best.pt goes with one of --explain FILE ... and --judge: give both")
     if args.checkpoint:
+        if WORLD > 1:
+            fail("--explain and --judge are for one process: start them without torchrun")
         return args
     alone = args.teacher and not args.student and not args.compare
     args.role = "teacher" if alone else "student"  # whom the command trains
