@@ -46,14 +46,22 @@ def test_the_commands_of_the_built_in_sets_run(small, tmp_path, monkeypatch, cap
             ("", "model and picture: runs/glyphs/student-rekd-vit_nano-seed2026"),
             ("--resume", "finished before"),
             ("--compare --seeds 6", "p = "), ("--dataset phrases --compare", "compare-bert_nano"),
-            ("--explain digit.png --checkpoint runs/glyphs/.../best.pt", "digit.png: "),
+            ("--explain digit.png --checkpoint runs/glyphs/.../best.pt",
+             r"digit.png: \d, \d+%\n(  ([#.] ){7}[#.] *\n){8}picture: "),
             ("--judge --checkpoint runs/glyphs/.../best.pt", "sufficiency")):
         assert command in COMMANDS
         best = next(Path("runs/glyphs").glob("student-re-*/best.pt"), "none yet")
         arguments = shlex.split(command.replace("runs/glyphs/.../best.pt", str(best)))
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         train.cli()
-        assert answer in capsys.readouterr().out
+        assert re.search(answer, capsys.readouterr().out)
+    assert Image.open("runs/explained.png").size[0] == 500
+    page, = Path("runs/phrases").glob("compare-*.html")
+    head, *articles = page.read_text("utf-8").split("<article>")
+    assert len(articles) == 8 and all("<u>" in part for part in articles)
+    for name in ("teacher", "CLS", "RE", "REKD"):
+        assert f"{name}: bert_" in head and all(f"<b>{name}: " in part for part in articles)
+    assert "(dev), accuracy" in head.split("CLS: bert_")[0]  # the others: on the test set
     snippets = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(snippets) == 3
     for snippet in snippets:
