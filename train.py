@@ -385,9 +385,7 @@ class Teacher(NamedTuple):
 def get_teacher(config, data):
     """The one of --teacher-checkpoint, or a finished one that fits, or else a new one."""
     path = agreed(config.teacher_checkpoint or find_teacher(config, data))
-    if path:
-        print(f"teacher: reusing {path}")
-    else:
+    if not path:
         print(f"teacher: no finished one fits, so {config.preset} is trained first")
         train(config, None, data)
         path = config.folder / "best.pt"
@@ -395,8 +393,8 @@ def get_teacher(config, data):
     network, info = models.load_teacher(path, config.device, classes=data.classes,
                                         vocabulary=vocabulary,
                                         **input_shape(config, vocabulary))
-    epochs, accuracy = info["config"]["epochs"], info["metric"]["accuracy"]
-    print(f"teacher: {epochs} epochs, dev accuracy {accuracy:.3f}")  # it may be of a short trial
+    epochs = info["config"]["epochs"]  # it may be of a short trial
+    print(f"teacher: {path}, {epochs} epochs, dev accuracy {info['metric']['accuracy']:.3f}")
     digest = hashlib.sha256()
     for weight in network.state_dict().values():
         digest.update(weight.cpu().numpy())
@@ -662,13 +660,12 @@ class Progress:
                   f"about {left} left in all")
 
     def epoch(self, line):
-        """What the log says of an epoch, in brief."""
+        """What the log says of an epoch, in brief; on a terminal, above the bar."""
         sampled = f" (sampled {line['rate_sampled']:.3f})" if "rate_sampled" in line else ""
-        news = (f"epoch {line['epoch']:>2}/{self.config.epochs}  loss {line['loss']:.4f}  "
-                f"dev accuracy {line['accuracy']:.4f}  rate {line['rate_mean']:.3f}{sampled}")
-        self.bar.set_postfix_str(news)
-        if self.bar.disable:
-            print(f"{self.title}  {news}  {line['seconds']:.1f} s")
+        self.bar.clear()
+        print(f"{self.title}  epoch {line['epoch']:>2}/{self.config.epochs}  "
+              f"loss {line['loss']:.4f}  dev accuracy {line['accuracy']:.4f}  "
+              f"rate {line['rate_mean']:.3f}{sampled}  {line['seconds']:.1f} s")
 
 
 def time_left(config, done, seconds_a_step):

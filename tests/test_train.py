@@ -52,7 +52,7 @@ def test_a_student_run_trains_its_teacher_first_and_the_next_reuses_it(run):
         assert taught_by["path"] == str(teacher / "best.pt")
 
     before = (teacher / "best.pt").stat().st_mtime_ns
-    assert f"reusing {teacher / 'best.pt'}" in finished(run("--seed 7 --alpha 0.3"))
+    assert f"teacher: {teacher / 'best.pt'}, 3 epochs" in finished(run("--seed 7 --alpha 0.3"))
     assert (teacher / "best.pt").stat().st_mtime_ns == before
     assert log(student(run, "*seed7*alpha0.3*")) != log(first)
 
@@ -252,8 +252,8 @@ def test_a_teacher_of_anything_else_is_not_reused(run, tmp_path):
     for option in ("--limit 40", "--rate 0.3", "--patch-size 8", "--teacher vit:24:1:2",
                    "--masking zero", f"--teacher-init {tmp_path / 'start.pt'}"):
         assert "is trained first" in finished(run(f"{option} --epochs 1")), option
-        assert "reusing" in finished(run(f"{option} --epochs 1 --seed 3")), option
-    assert "reusing" in finished(run("--epochs 2 --tau-start 4"))
+        assert "is trained first" not in finished(run(f"{option} --epochs 1 --seed 3")), option
+    assert "is trained first" not in finished(run("--epochs 2 --tau-start 4"))
 
 
 def test_a_student_from_scratch_takes_the_vocabulary_of_a_finished_teacher(run, tmp_path):
@@ -305,7 +305,7 @@ def test_a_given_teacher_teaches_and_needs_no_published_weights(run, monkeypatch
     best = student(run, "re-*") / "best.pt"
     command = (f"--student vit:8:1:1 --teacher vit_base --teacher-checkpoint {best} --epochs 1 "
                "--image-size 16 --init scratch --patch-size")
-    assert f"reusing {best}" in finished(run(f"{command} 4", net_of="none"))
+    assert f"teacher: {best}" in finished(run(f"{command} 4", net_of="none"))
     assert not list(run.colours.glob("teacher-*"))
     refused(run(f"{command} 8", net_of="none"), "same grid of features")
 
