@@ -41,7 +41,8 @@ def same(one, other):
                          ["state"].values()] for folder in (one, other))
     torch.testing.assert_close(theirs, averages, rtol=1e-5, atol=1e-5)
     test, its = (read(folder / "result.json")["test"] for folder in (one, other))
-    assert its == pytest.approx(test, rel=1e-6) and its["accuracy"] == test["accuracy"]
+    # Of two patches that all but tie for the last place, rounding may select the other.
+    assert its == pytest.approx(test, abs=2e-4) and its["accuracy"] == test["accuracy"]
 
 
 @pytest.mark.parametrize("options", [
