@@ -30,6 +30,7 @@ import train  # noqa: E402
 from data import UserError  # noqa: E402
 from results import pictures  # noqa: E402
 from results.judge import data_of  # noqa: E402
+from results.tables import aligned  # noqa: E402
 
 NEITHER, FIRST, SECOND = 0, 1, 2  # an answer
 FIELDS = {"page": str, "reader": str, "examples": int, "same": int, "answers": dict}  # of a file
@@ -173,7 +174,7 @@ def count(paths):
     examples, same = (sum(file[key] for file in pages.values()) for key in ("examples", "same"))
     title = (f"readers: {len(files)}; pages: {len(pages)}; examples: {examples}, of which {same} "
              f"were left out, as both rationales are the same\n")
-    return "\n".join([title, *train.aligned(rows), NOTE + (MANY if len(files) > 1 else "")])
+    return "\n".join([title, *aligned(rows), NOTE + (MANY if len(files) > 1 else "")])
 
 
 def read_answers(path):

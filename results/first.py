@@ -17,7 +17,7 @@ from pathlib import Path
 RESULTS = Path(__file__).resolve().parent
 ROOT = RESULTS.parent
 sys.path.insert(0, str(ROOT))
-from train import aligned  # noqa: E402
+from results.tables import aligned  # noqa: E402
 
 SETS = ["glyphs", "phrases"]
 SEEDS = range(2026, 2031)

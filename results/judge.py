@@ -20,12 +20,12 @@ import rekd
 from data import UserError
 from models import load
 from results.clutter import add_truth
+from results.tables import aligned
 from train import (
     COMMON,
     DEPENDS,
     LARGE,
     SHAPE,
-    aligned,
     autocast,
     evaluate,
     make_parser,

@@ -24,7 +24,7 @@ import data
 import models
 import rekd
 import train
-from results import judge, pictures
+from results import judge, pictures, tables
 
 
 def student(run, pattern="*", dataset="colours"):
@@ -333,11 +333,11 @@ FEW = "significance: takes 6 seeds"
     ([0.9] * 6, [0.5, 1.0, 0.9, 1.0, 0.9, 0.8], [0.95] * 6, "no gap to recover", "p = "),
     ([0.9] * 6, [0.95] * 6, [0.97] * 6, "no gap to recover", "p = 0.031")])
 def test_what_the_table_says_of_rekd(cls, re_, rekd_, line, significance):
-    text = train.table("title", dict(cls=results(*cls), re=results(*re_), rekd=results(*rekd_)))
+    text = tables.table("title", dict(cls=results(*cls), re=results(*re_), rekd=results(*rekd_)))
     assert max(map(len, text.splitlines())) <= 100
     assert re.search(line, text) and ("gap recovered" in text) != ("no gap to recover" in text)
     assert re.search(significance, text) and ("p = " in text) != (FEW in text)
-    assert train.spread([0.50, 0.51, 0.52, 0.53, 0.54, 0.55], 4) == "0.5250 +- 0.0187"
+    assert tables.spread([0.50, 0.51, 0.52, 0.53, 0.54, 0.55], 4) == "0.5250 +- 0.0187"
 
 
 # ---------------------------------------------------------------- --judge
