@@ -419,13 +419,17 @@ below both, at {softmax-cifar10-10000/re_accuracy:.3f} ({softmax-cifar10-10000/r
 stay random in training. With the balanced gradient (`balanced_slope` in rekd.py; the default for
 images from scratch) it has {cifar10-10000/re_accuracy:.3f} ({cifar10-10000/re_seeds}).
 
+A bigger teacher that was trained for 60 epochs, {cifar10-10000/teacher_accuracy:.3f}, adds little:
+REKD has {cifar10-10000/rekd_accuracy:.3f} ({cifar10-10000/rekd_seeds}).
+
 After 60 epochs ({cifar10-long/re_seeds}) RE has {cifar10-long/re_accuracy:.3f} with the balanced
 gradient, {softmax-cifar10-long/re_accuracy:.3f} with the softmax's, random patches
 {cifar10-long-random/re_accuracy:.3f}, CLS {cifar10-long/cls_accuracy:.3f}.
 
-With 2,000 images a sure generator overfits: RE has {cifar10-2000/re_accuracy:.3f} (softmax
-{softmax-cifar10-2000/re_accuracy:.3f}), random patches, which change all the time,
-{cifar10-2000-random/re_accuracy:.3f}.
+With 2,000 images a sure generator overfits: RE has {cifar10-2000/re_accuracy:.3f}
+({cifar10-2000/re_seeds}), with the softmax's gradient {softmax-cifar10-2000/re_accuracy:.3f}, and
+random patches, which change all the time, have {cifar10-2000-random/re_accuracy:.3f}. There
+`--mask-gradient softmax` is the better choice.
 
 10. A post-hoc explanation can leak: on phrases, the *places* of the words that CLS finds salient,
 without the words, tell the class (column *alone* of CLS); those of RE and REKD do not.
