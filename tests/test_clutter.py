@@ -48,6 +48,7 @@ def test_the_truth_is_where_the_photograph_is(photos, tmp_path, tile):
         assert (others[0] >= 24).all() and (others[0] != number).all()
         assert (others[0] == others[0, :, :1]).all()
         assert (others[1:] // tile == others[1:, :, :1] // tile).all()
+        assert others[1:].max() == 7               # not only their first tiles
     assert len(places) > 3
 
 
