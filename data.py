@@ -368,7 +368,7 @@ class WordPiece:
 
     def __init__(self, vocab):
         if isinstance(vocab, (str, Path)):
-            text, is_replaced = read_text(vocab, most=-1)
+            text, is_replaced = read_text(vocab, most=10**8)
             if is_replaced:
                 raise UserError(f"the vocabulary {vocab} is not all UTF-8: is this BERT's?")
             text = text.replace("\r\n", "\n").removesuffix("\n")
@@ -441,9 +441,12 @@ def located_words(text):
 
 def read_text(path, most=10**6):
     """A UTF-8 file -> its text, and whether bytes of it could not be decoded and are replaced. An
-    empty or binary one is a UserError. Of `most` bytes: more than the tokens of any model need."""
+    empty or binary one is a UserError, and one of more than `most` bytes."""
     with open_file(path) as file:
-        raw = file.read(most)
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise UserError(f"{path} has more than {most:,} bytes: cut it, only its first words are "
+                        f"read anyway")
     text = raw.decode(errors="replace")
     if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is empty or no text in UTF-8: give it a text, or remove it")

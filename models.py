@@ -91,7 +91,7 @@ def pack(mask, content, length, *tensors):
         others = content & ~selected
         taken = others.gather(1, kept)
         scale = others.sum(1, keepdim=True) / taken.sum(1, keepdim=True).clamp(min=1)
-        scale = torch.where(taken, scale, 1.0)
+        scale = scale.expand_as(taken).masked_fill(~taken, 1)
         mask = mask.detach() + scale * (mask - mask.detach())
     rows = torch.arange(len(mask), device=mask.device).unsqueeze(1)
     return [mask, *(x[rows if len(x) > 1 else 0, kept] for x in tensors)]
@@ -218,12 +218,11 @@ class BERT(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
 
     def selectable(self, tokens):
-        """(B, T) bool: words are; padding, [CLS] (the first) and [SEP] (the last token) are not.
-
-        A word is what stands between two tokens.
-        """
+        """(B, T) bool: words are; padding, [CLS] (the first) and [SEP] (the last token) are not."""
         token = tokens != 0                                           # (B, T)
-        return F.pad(token[:, 1:-1] & token[:, 2:], (1, 1))
+        place = torch.arange(tokens.shape[1], device=tokens.device)   # (T,)
+        last = (place * token).amax(1, keepdim=True)                  # (B, 1)
+        return token & (place > 0) & (place < last)
 
     def features(self, hidden):
         return hidden  # every token is one, so that masks and tokens have one shape
@@ -245,7 +244,7 @@ class BERT(nn.Module):
             visible[:, 0] = 1                                         # [CLS]
         x = self.words(tokens)                                        # (B, T, dim)
         if mask is not None and self.masking == "zero":
-            mask = mask.where(places > 0, 1)                          # [CLS] stays
+            mask = mask.masked_fill(places == 0, 1)                   # [CLS] stays
             x = x * mask.unsqueeze(-1).to(x.dtype)                    # R = M * X
 
         x = self.norm(x + self.positions(places) + self.types.weight[0])
@@ -298,8 +297,10 @@ class Predictor(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.dim, num_classes))
 
     def forward(self, x, mask=None, packed=None):
+        gradient = mask is not None and mask.requires_grad and torch.is_grad_enabled()
+        require(packed is not True or not gradient,
+                "packed=True needs a mask without gradient: leave packed out")
         if packed is None:
-            gradient = mask is not None and mask.requires_grad and torch.is_grad_enabled()
             packed = not gradient and not self.training
         # Of the last block, what comes after keys and values is computed for [CLS] alone: by FLOP,
         # a fifth less with 4 blocks, a sixteenth with 12.
@@ -385,7 +386,7 @@ def read_dict(path, what, advice, device="cpu"):
     """
     path = Path(path)
     try:
-        require(path.is_file(), "a pipe might never end")
+        require(path.is_file() or not path.exists(), "a pipe might never end")
         if path.suffix == ".json":
             content = json.loads(path.read_bytes())
         elif path.suffix == ".safetensors":
@@ -394,9 +395,11 @@ def read_dict(path, what, advice, device="cpu"):
             check_zip(path)
             content = torch.load(path, map_location=device, weights_only=True)
         require(isinstance(content, dict), "it holds something else")
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
-        raise UserError(f"cannot read the {what} {path}: it is missing, damaged or no {what}: "
-                        f"{advice}") from None
+        raise UserError(f"cannot read the {what} {path}: it is damaged or no {what}: {advice}"
+                        ) from None
     return content
 
 

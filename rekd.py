@@ -47,7 +47,7 @@ def temperature(step, total_steps, *, start=5.0, end=0.1, shape="cosine"):
 def gumbel_noise(shape, *, device=None, dtype=torch.float32, generator=None):
     """G ~ Gumbel(0, 1), one draw for each logit: -log of an Exponential(1) variable."""
     noise = torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
-    return -noise.clamp(min=1e-30).log()  # no log(0)
+    return -noise.clamp(min=torch.finfo(dtype).tiny).log()  # no log(0)
 
 
 def content(x, selectable=None, other=0):
@@ -322,10 +322,10 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
                     which two identical networks have a loss of 0; or "independent" (the release)
     known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed
                     before: it is frozen
-    lambda_select, noise_scale, balanced, packed: as in `re_losses`, for the teacher too
+    lambda_select, noise_scale: as in `re_losses`, for the teacher too; balanced, packed: as there
     """
     teacher_keep, teacher_logits = known or ask(teacher, x, teacher_reads)
-    teacher_pair = F.pad(teacher_keep.unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
+    teacher_pair = F.pad(teacher_keep.float().unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
     selectable = model.selectable(x)
     held = rate if lambda_select is None else None
     noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)

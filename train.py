@@ -22,6 +22,7 @@ Then the options.
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -129,7 +130,7 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
 def learning_rate(step, config):
     """Constant (the paper), or `decay`: constant, then down to 0 over the last 40 % of the steps.
 
-    At low tau the straight-through gradient grows (1 / tau) and shakes what was learned.
+    At low tau the softmax's gradient of a mask grows (1 / tau) and shakes what was learned.
     """
     if config.lr_schedule == "constant":
         return config.lr
@@ -408,15 +409,15 @@ def get_teacher(config, data):
 def find_teacher(config, data):
     """best.pt of a finished teacher that fits: of these very options, else the newest. Or None."""
     keys = ["preset", "init", "rate", "masking", *SHAPE[config.kind]]
-    options = {key: getattr(config, key) for key in keys}
+    ours = [getattr(config, key) for key in keys]
     found = config.folder.parent.glob("teacher-re-*/best.pt")
     for path in sorted(found, key=lambda path: (path.parent != config.folder,
                                                 -path.stat().st_mtime)):
-        if is_finished(path.parent):
+        theirs = read_dict(path.with_name("config.json"), "config", "remove this run's folder")
+        if is_finished(path.parent) and [theirs.get(key) for key in keys] == ours:
             info = load(path)[1]
-            theirs = info["fingerprint"], info["classes"], info["input"]
-            same_data = theirs == (data.fingerprint, data.classes, data.input)
-            if same_data and options.items() <= info["config"].items():
+            if (info["fingerprint"], info["classes"], info["input"]) == (
+                    data.fingerprint, data.classes, data.input):
                 return path
     return None
 
@@ -614,7 +615,10 @@ class WholeBatchNoise(TorchFunctionMode):
 def wait():
     """Until all processes are here."""
     if WORLD > 1:
-        dist.barrier()
+        try:
+            dist.barrier()
+        except RuntimeError:
+            fail("another process has ended, and says why")
 
 
 def agreed(found):
@@ -676,9 +680,10 @@ def time_left(config, done, seconds_a_step):
 def warn_if_long(model, config, data):
     """On a CPU the first step may itself take minutes: what takes days is said before it."""
     _, x, _ = next(data.batches(data.train, 2))
-    model(x, tau=1.0)  # warms up
-    start = time.time()
-    model(x, tau=1.0)
+    for _ in range(2):  # the first warms up
+        start = time.time()
+        with autocast(x.device, config.precision):
+            model(x, tau=1.0)
     seconds = (time.time() - start) / len(x)
     # Forward and backward take three times as long as forward.
     left = time_left(config, 0, 3 * seconds * config.batch_size)
@@ -771,7 +776,7 @@ def make_parser():
     def switch(name, help):
         parser.add_argument(name, help=help, action="store_true")
 
-    count = number(int, 1, 10**6)
+    count = number(int, 1, 10**5)
     weight = number(float, 0)
     share = number(float, 0, 1)
     positive = number(float, 0, above=True)
@@ -1043,9 +1048,11 @@ def cli():
     except (UserError, models.UserError) as error:
         fail(error)
     except OSError as error:
-        if not error.filename:  # the output is full, or read by nobody (`| head -1`)
+        name = error.filename
+        if not name and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            name = "the output"  # full, or read by nobody (`| head -1`)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again when it ends
-        fail(f"{error.filename or 'the output'}: {error.strerror or error}")
+        fail(f"{name}: {error.strerror}" if name else error)
     except KeyboardInterrupt:
         hold()
         print("interrupted: the same command with --resume goes on after the last finished epoch",

@@ -67,7 +67,7 @@ def judge(args):
 def checked(options, kind, path):
     """The options that a checkpoint was trained with: a file that was altered by hand is refused as
     a command line would be."""
-    missing = {*SHAPE[kind], *DEPENDS[options["method"]]} - options.keys()
+    missing = {*SHAPE[kind], *DEPENDS[options["method"]]} - options.keys() - COMMON.keys()
     if missing:
         raise UserError(f"{path} does not tell its {', '.join(sorted(missing))}: give the best.pt "
                         f"of a finished run")

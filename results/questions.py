@@ -49,14 +49,14 @@ QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)
         "constant-1": "tau 1 throughout", "constant-5": "tau 5 throughout",
         "annealed-noise": "annealed noise"}),
     "Does the mask's gradient matter?": [
-        (f"{title}, {method.upper()}: balanced - softmax", (balanced, method), (softmax, method))
+        (f"{title}, {label}: balanced - softmax", (balanced, method), (softmax, method))
         for title, balanced, softmax in (
             ("CIFAR-10, 10,000 images, 60 epochs", "cifar10-long", "softmax-cifar10-long"),
             ("CIFAR-10, 2,000 images", "cifar10-2000", "softmax-cifar10-2000"),
             ("CIFAR-10 in clutter", "clutter-2000", "softmax-clutter-2000"),
             ("Glyphs, 4 epochs", "balanced-glyphs-epochs-4", "glyphs-epochs-4"),
             ("Glyphs, 8 epochs", "balanced-glyphs-base", "glyphs-base"))
-        for method in ("re", "rekd")],
+        for method, label in (("re", "RE"), ("rekd", "REKD and its teacher"))],
     "Which distillation helps?": beside_base({
         "prediction-only": "predictions alone", "rationale-only": "rationales alone",
         "alpha-0": "alpha 0", "alpha-0.3": "alpha .3", "alpha-0.7": "alpha .7"}),

@@ -169,9 +169,11 @@ for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
 # other way round.
 for arm, options in [*ARMS.items()]:
     if options["dataset"] in ("cifar10", "clutter") and options.get("without") not in UNCHOSEN:
-        ARMS[f"softmax-{arm}"] = dict(options, mask_gradient="softmax")
+        other = {key: value for key, value in options.items() if key != "teach"}
+        ARMS[f"softmax-{arm}"] = dict(other, mask_gradient="softmax")
+trained = teacher("glyphs-balanced", dict(TEACHERS["glyphs"], mask_gradient="balanced"))
 for arm in ("glyphs-base", "glyphs-epochs-4"):
-    ARMS[f"balanced-{arm}"] = dict(ARMS[arm], mask_gradient="balanced")
+    ARMS[f"balanced-{arm}"] = dict(ARMS[arm], mask_gradient="balanced", teach=trained)
 
 OURS = {"teach", "method", "without", "seeds", "judge"}  # what is no option of train.py
 NO_TEACHER = {"teacher", "teacher_init", "teacher_checkpoint"}
@@ -195,8 +197,7 @@ def belongs(line, arm):
     kind = "image" if "image_size" in config else "text"
     wanted = {"limit": None, "without": None, **COMMON, **recipe_of(options, kind), **options}
     if role == "teacher" and "teach" in wanted:
-        return (line.get("teacher_named"), config["mask_gradient"]) == (
-            wanted["teach"], wanted["mask_gradient"])
+        return line.get("teacher_named") == wanted["teach"]
     method = config["method"]
     if wanted.get("method", method) != method or config["preset"] != wanted[role]:
         return False

@@ -274,12 +274,13 @@ def test_undecodable_bytes_are_replaced_with_one_warning(tmp_path, capsys):
     assert "undecodable bytes in 2 files" in capsys.readouterr().err
 
 
-def test_a_long_file_is_read_as_far_as_a_model_may_read_it(tmp_path):
-    (tmp_path / "a.txt").write_text("A good film, " + "so " * 500_000)
-    input = {"kind": "text", "max_length": 16, "vocabulary": [*SPECIAL, "good"]}
-    x = data.read_input(tmp_path / "a.txt", input)
-    assert x.dtype == torch.int32 and x.tolist() == [[2, 1, 5, *[1] * 12, 3]]
-    assert len(data.read_text(tmp_path / "a.txt")[0]) == 10**6
+def test_a_text_of_more_than_a_megabyte_is_refused(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("a" * 10**6)
+    assert len(data.read_text(file)[0]) == 10**6
+    file.write_text("a" * (10**6 + 1))
+    with pytest.raises(UserError, match="more than 1,000,000 bytes: cut it"):
+        data.read_text(file)
 
 
 # ---------------------------------------------------------------- class folders

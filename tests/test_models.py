@@ -385,9 +385,11 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(saved, tmp_path, capsys,
     files[5].mkdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(files[6])  # not waited for
-    for file in [*files, tmp_path / "none"]:
+    for file in files:
         with pytest.raises(UserError, match="cannot read the X .*: .* damaged or no X: advice"):
             models.read_dict(file, "X", "advice")
+    with pytest.raises(UserError, match="cannot read the X .*none: No such file"):
+        models.read_dict(tmp_path / "none", "X", "advice")
     assert "boom" not in capsys.readouterr().out
 
 
