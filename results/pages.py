@@ -486,10 +486,10 @@ SMALL = {  # the rows of the repository's README
     "glyphs-base": "Glyphs, 2,000 images",
     "phrases-epochs-4": "Phrases, `zero`, 2,000 texts, 4 epochs",
     "phrases-base": "the same, 8 epochs",
-    "minilm": "IMDB, 2,000 reviews cut at 64 tokens, pretrained teacher",
+    "minilm": "IMDB, 2,000 reviews of 64 tokens, pretrained teacher",
     "imdb-2000": "IMDB, 2,000 reviews, from scratch",
-    "cifar10-long": "CIFAR-10, 10,000 images, from scratch",
-    "cifar10-2000": "the same, 2,000 images",
+    "cifar10-10000": "CIFAR-10, 10,000 images, 20 epochs",
+    "cifar10-2000": "the same, 2,000 images, 80 epochs",
     "clutter-2000": "these in clutter",
 }
 
