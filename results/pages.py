@@ -495,8 +495,8 @@ SMALL = {  # the rows of the repository's README
 
 SMALL_NOTE = """
 Test accuracy, mean +- standard deviation of {seeds} seeds. *Random*: a predictor trained on random
-features. In a row, students have the same data, epochs and steps; in that of the pretrained teacher
-they are smallest. More in [results/README.md](results/README.md).
+features. In a row, data, epochs and steps are equal; the pretrained teacher's students are smallest.
+More in [results/README.md](results/README.md).
 """
 
 TITLES = {
