@@ -495,7 +495,7 @@ SMALL = {  # the rows of the repository's README
 
 SMALL_NOTE = """
 Test accuracy, mean +- standard deviation of {seeds} seeds. *Random*: a predictor trained on random
-features. In a row, data, epochs and steps are equal; the pretrained teacher's students are smallest.
+features. In a row, data, epochs and steps are equal. A pretrained teacher's students are smallest.
 More in [results/README.md](results/README.md).
 """
 
