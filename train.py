@@ -767,8 +767,9 @@ def make_parser():
 
     def add(name, kind, help, default=None):
         """An option of a type, or with a list of choices; its help ends with its default."""
-        shown = default or COMMON.get(name[2:].replace("-", "_"))
-        if shown:
+        key = name[2:].replace("-", "_")
+        shown = default or COMMON.get(key)
+        if shown and not any(key in recipe for recipe in RECIPES.values()):
             help += f" (default: {shown})"
         kinds = {"choices": kind} if isinstance(kind, list) else {"type": kind}
         parser.add_argument(name, help=help, default=default, **kinds)
