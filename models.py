@@ -59,12 +59,12 @@ def masked_attention(q, k, v, mask=None):
     scores = q / q.shape[-1] ** 0.5 @ k.mT                                    # (B, heads, T, T)
     scores = scores.to(torch.promote_types(q.dtype, torch.float32))           # float32 at least
     visible = scores.masked_fill(mask == 0, -torch.inf)
-    scores = scores - visible.detach().amax(-1, keepdim=True)                 # exp(s) <= 1 if seen
-    seen = scores.masked_fill(mask == 0, -torch.inf).exp()                    # 0 where hidden
+    top = visible.detach().amax(-1, keepdim=True)                             # (B, heads, T, 1)
+    seen = (visible - top).exp()                                              # 0 where hidden
     total = seen.sum(-1, keepdim=True)                                        # (B, heads, T, 1)
     # Shown, a hidden position would have the share e / (total + e) of the attention, e = exp(s).
     # The derivative says e / total, which is far too much where e is large, and may overflow.
-    share = (scores - total.log()).sigmoid().detach()                         # (B, heads, T, T)
+    share = (scores.detach() - top - total.detach().log()).sigmoid()          # (B, heads, T, T)
     weights = mask * torch.where(mask == 0, share * total, seen)
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
