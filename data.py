@@ -112,11 +112,6 @@ class Dataset:
                 x = to_input(x, self.input["image_size"])
             yield rows, x, split.y[index]
 
-    def text(self, split, i):
-        """Example i as it was written."""
-        doc, corpus = split.docs[i], self.corpus
-        return read_text(corpus.paths[doc])[0] if corpus.paths else corpus.texts[doc]
-
 
 def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4,
                  max_length=128, vocab=None, views=4, device="cpu"):
@@ -129,8 +124,7 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     whole, test, classes, corpus = read_dataset(name, Path(data_dir), image_size)
     limit = len(whole) if limit is None else limit
     if limit < len(classes):
-        raise UserError(f"--limit {limit} is less than one example for each of the {len(classes)} "
-                        f"classes of {name}")
+        raise UserError(f"--limit {limit} leaves out some of {len(classes)} classes: raise it")
     # Dev is a fifth of all. The rows of a smaller limit are among those of a greater one.
     dev_rows, train_rows = stratified_order(whole.y).tensor_split([max(len(whole) // 5, 1)])
     train_rows = train_rows[:limit]
@@ -146,10 +140,9 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
         splits = [text_split(split, corpus, tokenizer, max_length) for split in splits]
     train, dev, test = splits
-    digest = checksum(classes, train_rows, train.y, train.x)
-    test_digest = checksum(classes, test.y, test.y, test.x)
     return Dataset(name, classes, train.to(device), dev.to(device), test.to(device), input, crops,
-                   digest, corpus, test_digest)
+                   checksum(classes, train_rows, train.y, train.x), corpus,
+                   checksum(classes, test.y, test.y, test.x))
 
 
 def read_dataset(name, data_dir, image_size):
@@ -377,8 +370,7 @@ class WordPiece:
         self.ids = dict(zip(vocab, range(len(vocab))))
         self.pieces = cache(self.pieces)  # texts repeat their words
         if self.ids.get("[PAD]") != 0 or {"[UNK]", "[CLS]", "[SEP]"} - self.ids.keys():
-            raise UserError("a vocabulary must start with [PAD] and hold [UNK], [CLS] and [SEP]: "
-                            "is this BERT's vocab.txt?")
+            raise UserError("a vocabulary has [PAD], first, [UNK], [CLS] and [SEP]: is it BERT's?")
 
     @staticmethod
     def words(text):
@@ -403,8 +395,7 @@ class WordPiece:
     def encode(self, text, max_length=sys.maxsize):
         """A text, or its words -> list of ids: [CLS] pieces [SEP], cut to max_length."""
         if max_length < 2:
-            raise UserError(f"max_length {max_length} leaves no room for [CLS] and [SEP]: "
-                            "it must be at least 2")
+            raise UserError(f"max_length {max_length} has no room for [CLS] and [SEP]: at least 2")
         words = self.words(text) if isinstance(text, str) else text
         ids = [i for word in words for i in self.pieces(word)]
         return [self.ids["[CLS]"], *ids[:max_length - 2], self.ids["[SEP]"]]
@@ -445,8 +436,7 @@ def read_text(path, most=10**6):
     with open_file(path) as file:
         raw = file.read(most + 1)
     if len(raw) > most:
-        raise UserError(f"{path} has more than {most:,} bytes: cut it, only its first words are "
-                        f"read anyway")
+        raise UserError(f"{path} has more than {most:,} bytes: cut it, few are read anyway")
     text = raw.decode(errors="replace")
     if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is empty or no text in UTF-8: give it a text, or remove it")
@@ -511,15 +501,14 @@ def list_files(folder, classes, kind):
     for c, name in enumerate(classes):
         paths = files_of(folder / name, kind)
         if not paths:
-            raise UserError(f"the class folder {folder / name} has no "
-                            f"{', '.join(FILES[kind])} file")
+            raise UserError(f"the class folder {folder / name} has no {', '.join(FILES[kind])}")
         found += [(path, c) for path in paths]
     return found
 
 
 def files_of(folder, kind):
-    paths = sorted(folder.iterdir())
-    return [path for path in paths if path.suffix.lower() in FILES[kind] and path.is_file()]
+    return [path for path in sorted(folder.iterdir())
+            if path.suffix.lower() in FILES[kind] and path.is_file()]
 
 
 def cached(folder, paths, read, *options):
@@ -573,8 +562,8 @@ def read_texts(paths):
         lines.append(" ".join(WordPiece.words(text)))
         replaced += [path] * is_replaced
     if replaced:
-        print(f"undecodable bytes in {len(replaced)} files were replaced (the first: "
-              f"{replaced[0]})", file=sys.stderr)
+        print(f"undecodable bytes in {len(replaced)} files were replaced (first: {replaced[0]})",
+              file=sys.stderr)
     return np.frombuffer("\n".join(lines).encode(), np.uint8)
 
 

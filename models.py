@@ -229,8 +229,8 @@ class BERT(nn.Module):
 
     def forward(self, tokens, mask=None, packed=False, rows=None):
         T = tokens.shape[1]
-        require(T <= self.max_len, f"{T} tokens are more than the {self.max_len} positions of this "
-                                   "BERT: cut the text")
+        require(T <= self.max_len,
+                f"{T} tokens are more than this BERT's {self.max_len} positions: cut the text")
         places = torch.arange(T, device=tokens.device).unsqueeze(0)   # (1, T)
         visible = tokens != 0                                         # (B, T)
 
@@ -478,8 +478,7 @@ def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
     require(model["method"] != "cls",
             f"{path} is a CLS model and has no rationales to teach: give an RE run")
     require(info["classes"] == classes,
-            f"{path} was trained on other classes ({', '.join(info['classes'][:10])}) "
-            f"than its student has ({', '.join(classes[:10])})")
+            f"{path} was trained on the classes {info['classes'][:9]}, not on {classes[:9]}")
     require(info["input"].get("vocabulary") == vocabulary,
             f"{path} was trained with another vocabulary: a teacher reads its student's tokens")
     require(model | shape == model,

@@ -48,8 +48,9 @@ import data as datasets
 import models
 import rekd
 from data import UserError, write_atomically
-from models import load, read_dict
+from models import HUB, check_weights, load, read_dict, require
 from results import pictures, tables
+from results.progress import Progress, hardware, warn_if_long
 
 LARGE = 128  # examples a batch where nothing is learned
 # Which of how many processes this is: the first of one, unless torchrun says otherwise.
@@ -122,8 +123,7 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
     if not all(finite):
         step = epoch * config.steps + finite.index(False)
         raise UserError(f"the loss or a weight is not finite at step {step} (epoch {epoch + 1}): "
-                        f"lower --lr, and bring other options nearer to their defaults; "
-                        f"{config.folder} keeps the epochs before")
+                        f"lower --lr or use defaults; {config.folder} keeps the epochs before")
     return {"tau": tau, "lr": lr, **means}
 
 
@@ -190,8 +190,7 @@ def train(config, teacher, data):
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
     log, best = resume(config, model, optimizer, teacher, data)
     network = shared(model)
-    if config.device.type == "cpu" and not config.compile:
-        warn_if_long(network, config, data)
+    warn_if_long(network, data, config)
     progress = Progress(config, first_epoch=len(log))
     for epoch in range(len(log), config.epochs):
         start = time.time()
@@ -211,7 +210,6 @@ def train(config, teacher, data):
         save(config.folder / "last.pt",
              {**checkpoint, "optimizer": optimizer.state_dict(), "best": best, "log": log})
         progress.epoch(line)
-    progress.bar.close()
     result = finish(config, log, data, origin)
     if held:
         held.close()
@@ -250,13 +248,11 @@ def claim(config):
     folder.mkdir(parents=True, exist_ok=True)
     held = (folder / ".lock").open("w")
     if datasets.lock(held) is False:
-        raise UserError(f"{folder} is in use by another process: wait for it to end, or choose "
-                        f"another --out")
+        raise UserError(f"{folder} is in use by another process: wait, or choose another --out")
     path = folder / "config.json"
     options = recorded(config)
     if path.exists() and read_dict(path, "config", "remove this run's folder") != options:
-        raise UserError(f"{folder} holds a run with other options: choose another --out, or "
-                        f"remove it")
+        raise UserError(f"{folder} holds a run with other options: remove it, or change --out")
     datasets.remove_parts(folder)
     datasets.remove_parts(folder.parent)
     write_text(path, json.dumps(options, indent=1) + "\n")
@@ -287,9 +283,8 @@ def read_result(config, teacher, data):
         tables.table("", {config.method: [result]})
         test = result["test"]
         numbers = [test["accuracy"], test["rate_mean"], test["examples"]]
-        models.require(all(map(math.isfinite, numbers)), "they are no numbers")
-        # Older ones do not tell of which test data they are.
-        if result.get("test_fingerprint", data.test_fingerprint) != data.test_fingerprint:
+        require(all(map(math.isfinite, numbers)), "they are no numbers")
+        if result["test_fingerprint"] != data.test_fingerprint:
             raise UserError(f"{path} is of other test data: {advice}")
     return result
 
@@ -303,17 +298,17 @@ def resume(config, model, optimizer, teacher, data):
     last = read_dict(path, "checkpoint", advice, config.device)
     with checking(path, advice):
         check_origin(last, config, teacher, data)
-        models.check_weights(last["weights"], model.state_dict())
+        check_weights(last["weights"], model.state_dict())
         model.load_state_dict(last["weights"])
         # Of the optimiser the averages: its options are those of the command.
         averages = last["optimizer"]["state"]
         optimizer.load_state_dict({**optimizer.state_dict(), "state": averages})
         for p in model.parameters():
-            models.check_weights(optimizer.state[p], {"exp_avg": p, "exp_avg_sq": p,
+            check_weights(optimizer.state[p], {"exp_avg": p, "exp_avg_sq": p,
                                                       "step": torch.zeros(())})
         log, best = last["log"], float(last["best"])
         epochs = [line["epoch"] for line in log]
-        models.require(log and epochs == [*range(1, config.epochs + 1)][:len(log)],
+        require(log and epochs == [*range(1, config.epochs + 1)][:len(log)],
                        "not one line for each epoch so far")
         # What would fail when the run is finished fails now; so does a number that is not finite.
         json.dumps([log, best, total_seconds(log)], allow_nan=False)
@@ -329,12 +324,11 @@ def total_seconds(log):
 def check_origin(record, config, teacher, data):
     """A run goes on only with the data and under the teacher that it began with."""
     if record["fingerprint"] != data.fingerprint:
-        raise UserError(f"{config.folder} was begun on other training data: "
-                        f"start it again without --resume")
+        raise UserError(f"{config.folder} was begun on other training data: leave --resume out")
     theirs = record["teacher"]
     if teacher and theirs["sha256"] != teacher.record["sha256"]:
-        raise UserError(f"{config.folder} was begun under another teacher ({theirs.get('path')}): "
-                        f"give that one by --teacher-checkpoint, or start without --resume")
+        raise UserError(f"{config.folder} was begun under another teacher, {theirs.get('path')}: "
+                        f"give that one by --teacher-checkpoint")
 
 
 def finish(config, log, data, origin):
@@ -348,9 +342,9 @@ def finish(config, log, data, origin):
               "seconds": total_seconds(log),
               "command": shlex.join(["python", *sys.argv]),
               "versions": {"python": platform.python_version(), "torch": torch.__version__},
-              "hardware": hardware(config.device)}
-    shown = {config.method.upper(): (model, config.preset, test)}
+              "hardware": hardware(config.device, WORLD)}
     if RANK == 0:
+        shown = {config.method.upper(): (model, config.preset, test)}
         pictures.picture(config.folder / "rationales", data, shown)
     write_text(config.folder / "result.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -382,8 +376,9 @@ class Teacher(NamedTuple):
         return keep, self.logits[view, rows].float()
 
 
-def get_teacher(config, data):
-    """The one of --teacher-checkpoint, or a finished one that fits, or else a new one."""
+def get_teacher(config, views, data):
+    """The one of --teacher-checkpoint, or a finished one that fits, or else a new one. It is asked
+    for all views that its students will see."""
     path = agreed(config.teacher_checkpoint or find_teacher(config, data))
     if not path:
         print(f"teacher: no finished one fits, so {config.preset} is trained first")
@@ -393,15 +388,15 @@ def get_teacher(config, data):
     network, info = models.load_teacher(path, config.device, classes=data.classes,
                                         vocabulary=vocabulary,
                                         **input_shape(config, vocabulary))
-    epochs = info["config"]["epochs"]  # it may be of a short trial
-    print(f"teacher: {path}, {epochs} epochs, dev accuracy {info['metric']['accuracy']:.3f}")
+    print(f"teacher: {path}, {info['config']['epochs']} epochs, "  # it may be of a short trial
+          f"dev accuracy {info['metric']['accuracy']:.3f}")
     digest = hashlib.sha256()
     for weight in network.state_dict().values():
         digest.update(weight.cpu().numpy())
     record = {"path": str(path), "sha256": digest.hexdigest(), "preset": info["model"]["preset"],
               "dev": info["metric"]}
     network = shared(network)
-    answers = answers_of(network, record["sha256"], config, data)
+    answers = answers_of(network, record["sha256"], views, config, data)
     return Teacher(network, answers["keep"].to(config.device),
                    answers["logits"].to(config.device), record)
 
@@ -416,25 +411,22 @@ def find_teacher(config, data):
         theirs = read_dict(path.with_name("config.json"), "config", "remove this run's folder")
         if is_finished(path.parent) and [theirs.get(key) for key in keys] == ours:
             info = load(path)[1]
-            if (info["fingerprint"], info["classes"], info["input"]) == (
-                    data.fingerprint, data.classes, data.input):
+            if (info["fingerprint"], info["input"]) == (data.fingerprint, data.input):
                 return path
     return None
 
 
 @torch.no_grad()
-def answers_of(teacher, sha256, config, data):
+def answers_of(teacher, sha256, views, config, data):
     """Ask the frozen teacher once -> keep (V, n, N), logits (V, n, C), float16.
 
     Views are fixed, so an answer stays true; it is kept for later runs in a file that is named by a
     hash of all it hangs on. (TinyViT, arXiv 2207.10666, stores a teacher's logits so; it must see
     the very view that its student sees: arXiv 2106.05237.)
     """
-    views = 1 if data.views is None else len(data.views)
-    what = sha256, data.fingerprint, data.input, views, config.precision, config.device.type
-    key = hashlib.sha256(str(what).encode()).hexdigest()
-    file = config.folder.parent / f"answers-{key[:16]}.pt"
     n = len(data.train)
+    what = sha256, data.fingerprint, data.input, views, config.precision, config.device.type
+    file = config.folder.parent / f"answers-{datasets.checksum(map(str, what))}.pt"
     answers = {"keep": torch.zeros(views, n, num_features(config), dtype=torch.float16),
                "logits": torch.zeros(views, n, len(data.classes), dtype=torch.float16)}
     known = agreed(read_answers(file, answers))
@@ -458,7 +450,7 @@ def read_answers(file, expected):
     """None where there are none yet, or not whole: they are asked for again."""
     with contextlib.suppress(Exception):  # a damaged file fails in a dozen ways
         answers = read_dict(file, "file of answers", "remove it")
-        models.check_weights(answers, expected)
+        check_weights(answers, expected)
         return answers
     return None
 
@@ -476,7 +468,7 @@ def experiment(args):
     runs = [make_config(args, args.role, method, args.seed + k)
             for k in range(args.seeds) for method in methods]
     teachers = [make_config(args, "teacher", "re", args.seed)] if "rekd" in methods else []
-    print(f"device: {args.device}, {hardware(args.device)}, {runs[0].precision}")
+    print(f"device: {args.device}, {hardware(args.device, WORLD)}, {runs[0].precision}")
     if RANK > 0:
         wait()  # for what the first process downloads and the others then find
     vocabulary = check_start(runs, teachers)
@@ -490,50 +482,31 @@ def experiment(args):
         if not (config.resume and is_finished(config.folder)):
             steps_after += config.total_steps
 
-    teacher = get_teacher(teachers[0], data) if teachers else None
+    teacher = get_teacher(teachers[0], runs[0].views, data) if teachers else None
     results = {method: [] for method in methods}
     for config in runs:
-        result = train(config, teacher if config.method == "rekd" else None, data)
-        results[config.method].append(result)
+        results[config.method].append(
+            train(config, teacher if config.method == "rekd" else None, data))
 
-    title = f"{data.name}, test set, {args.role}s, {runs[0].preset}, seeds from {args.seed}"
-    text = tables.table(title, results)
+    text = tables.table(
+        f"{data.name}, test set, {args.role}s, {runs[0].preset}, seeds from {args.seed}", results)
     print(f"\n{text}\n")
-    if args.compare:
-        keep_comparison(text, runs[:3], results, teacher, data)
-    else:
+    if not args.compare:
         print(f"model and picture: {runs[0].folder}")
+    elif RANK == 0:
+        pictures.keep_comparison(text, runs[:3], results, teacher, data)
 
 
 def count_steps(config, data):
     """Sizes of a run that hang on the data."""
     config.batch_size = min(config.batch_size, len(data.train))
     if config.batch_size < WORLD:
-        raise UserError(f"{WORLD} processes cannot share a batch of {config.batch_size}: start "
-                        f"fewer, or raise --batch-size")
+        raise UserError(f"{WORLD} processes cannot share {config.batch_size} examples: start fewer")
     config.steps = len(data.train) // config.batch_size  # an incomplete batch is left out
     # From scratch, a small set is passed more often, up to a hundred times.
     config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
+    config.views = min(config.views, config.epochs)  # an epoch sees one
     config.total_steps = config.epochs * config.steps
-
-
-def keep_comparison(text, runs, results, teacher, data):
-    """The table in a file, beside it the first seed's models side by side in one picture."""
-    if RANK > 0:
-        return
-    folder = runs[-1].folder  # REKD's, whose options the comparison bears in its name
-    name = folder.name.removeprefix("student-rekd-")
-    path = folder.with_name(f"compare-{name}-{len(results['rekd'])}seeds")
-    record = teacher.record
-    shown = {"teacher": (teacher.network, record["preset"] + " (dev)", record["dev"])}
-    for config in runs:
-        model, _ = load(config.folder / "best.pt", config.device)
-        test = results[config.method][0]["test"]
-        shown[config.method.upper()] = (model, config.preset, test)
-    write_text(path.with_name(path.name + ".txt"), text + "\n")
-    # One example at a time: of that not even the teacher, a `Shared`, shares with other processes.
-    pictured = pictures.picture(path, data, shown)
-    print(f"table: {path}.txt\npicture: {pictured}")
 
 
 # ---------------------------------------------------------------- 5. several processes
@@ -634,106 +607,36 @@ def write(path, content):
         write_atomically(path, content)
 
 
-# ---------------------------------------------------------------- presentation
-# Nothing below is the method: progress, then the options. The table, pictures, --explain and
-# --judge are in results/.
-
-class Progress:
-    """How far a run is: a bar on a terminal; elsewhere a line after 20 steps, then one a minute."""
-
-    def __init__(self, config, first_epoch):
-        self.config = config
-        self.title = config.folder.name
-        self.done = self.first = first_epoch * config.steps
-        self.start = self.last_line = time.time()
-        interactive = sys.stdout and sys.stdout.isatty() and sys.stderr.isatty()
-        self.bar = tqdm(total=config.total_steps, initial=self.done, desc=self.title, leave=False,
-                        unit="step", disable=not interactive)
-
-    def step(self):
-        self.done += 1
-        self.bar.update()
-        now = time.time()
-        done = self.done - self.first
-        if self.bar.disable and (done == 20 or now > self.last_line + 60):
-            self.last_line = now
-            left = time_left(self.config, self.done, (now - self.start) / done)
-            print(f"{self.title}  step {self.done:,} of {self.config.total_steps:,}: "
-                  f"about {left} left in all")
-
-    def epoch(self, line):
-        """What the log says of an epoch, in brief; on a terminal, above the bar."""
-        sampled = f" (sampled {line['rate_sampled']:.3f})" if "rate_sampled" in line else ""
-        self.bar.clear()
-        print(f"{self.title}  epoch {line['epoch']:>2}/{self.config.epochs}  "
-              f"loss {line['loss']:.4f}  dev accuracy {line['accuracy']:.4f}  "
-              f"rate {line['rate_mean']:.3f}{sampled}  {line['seconds']:.1f} s")
-
-
-def time_left(config, done, seconds_a_step):
-    """Of the whole command, if the runs to come are like this one."""
-    steps = config.total_steps - done + config.steps_after
-    return timedelta(seconds=round(steps * seconds_a_step))
-
-
-@torch.no_grad()
-def warn_if_long(model, config, data):
-    """On a CPU the first step may itself take minutes: what takes days is said before it."""
-    _, x, _ = next(data.batches(data.train, 2))
-    for _ in range(2):  # the first warms up
-        start = time.time()
-        with autocast(x.device, config.precision):
-            model(x, tau=1.0)
-    seconds = (time.time() - start) / len(x)
-    # Forward and backward take three times as long as forward.
-    left = time_left(config, 0, 3 * seconds * config.batch_size)
-    if left.days > 1:
-        small = RECIPES[f"{config.kind} scratch"]["student"]
-        print(f"this will take about {left.days} days: a small network (--student {small}, "
-              f"--teacher {small}), --limit or fewer --epochs make it feasible")
-
-
-def hardware(device):
-    several = f"{WORLD} x " if WORLD > 1 else ""
-    if device.type == "cuda":
-        return several + torch.cuda.get_device_name(device)
-    path = Path("/proc/cpuinfo")
-    names = re.findall("model name.*: (.*)", path.read_text()) if path.exists() else []
-    return f"{several}{(names or [platform.machine()])[0]}, {torch.get_num_threads()} threads"
-
-
 # ---------------------------------------------------------------- options
 # What depends on the data, and on whether a model starts from published weights (the paper's
 # recipe) or from scratch.
 # least_steps: from scratch a small set is passed more often, unless --epochs says how often.
-COMMON = dict(limit=None, views=1, least_steps=0, lr_schedule="decay", precision="auto",
-              masking="drop", alpha=0.5, lambda_rationale=0.5, lambda_prediction=1.0,
-              tau_start=5.0, tau_end=0.1, schedule="cosine", noise="constant", lambda_select=None,
-              mask_gradient="softmax", teacher_reads="student", kd_noise="shared",
-              teacher_checkpoint=None)
-SCRATCH = dict(batch_size=64, lr=1e-3, dropout=0.1)
-PAPER = dict(batch_size=32, lr=1e-5, epochs=35, teacher_epochs=35)
+COMMON = dict(limit=None, views=1, least_steps=0, teacher_epochs=None, weight_decay=0.0,
+              dropout=0.1, lr_schedule="decay", precision="auto", masking="drop", alpha=0.5,
+              lambda_rationale=0.5, lambda_prediction=1.0, tau_start=5.0, tau_end=0.1,
+              schedule="cosine", noise="constant", lambda_select=None, mask_gradient="softmax",
+              teacher_reads="student", kd_noise="shared", teacher_checkpoint=None)
+SCRATCH = dict(batch_size=64, lr=1e-3)
+PAPER = dict(batch_size=32, lr=1e-5, epochs=35)
 RECIPES = {
     "glyphs": dict(
         SCRATCH, student="vit_nano", teacher="vit:48:2:3", image_size=32, patch_size=4,
-        rate=0.0625, epochs=6, teacher_epochs=6, weight_decay=1e-3),
+        rate=0.0625, epochs=6, weight_decay=1e-3),
     "phrases": dict(
         SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32,
-        rate=0.15, epochs=5, teacher_epochs=8, weight_decay=0.0),
+        rate=0.15, epochs=5, teacher_epochs=8),
     "image pretrained": dict(
         PAPER, student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16, views=4,
-        rate=0.15, weight_decay=1e-3, dropout=0.1),
+        rate=0.15, weight_decay=1e-3),
     "text pretrained": dict(
         PAPER, student="bert_mini", teacher="bert_base", max_length=256,
-        rate=0.10, weight_decay=0.0, dropout=0.5),
+        rate=0.10, dropout=0.5),
     "image scratch": dict(
-        SCRATCH, student="vit_micro", teacher="vit:64:4:4", image_size=32, patch_size=4, views=4,
-        rate=0.15, epochs=10, teacher_epochs=10,
-        least_steps=9000, weight_decay=1e-3, mask_gradient="balanced"),
+        SCRATCH, student="vit_micro", teacher="vit:64:4:4", image_size=32, patch_size=4, views=100,
+        rate=0.15, epochs=10, least_steps=9000, weight_decay=1e-3, mask_gradient="balanced"),
     "text scratch": dict(
         SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128,
-        rate=0.10, epochs=4, teacher_epochs=4,
-        least_steps=1000, weight_decay=0.0),
+        rate=0.10, epochs=4, least_steps=1000),
 }
 
 # What a run of each method depends on, beside role, method, preset and seed: what config.json
@@ -747,107 +650,117 @@ DEPENDS["rekd"] = [*DEPENDS["re"], "alpha", "lambda_rationale", "lambda_predicti
                    "teacher_reads", "kd_noise", "teacher", "teacher_init", "teacher_checkpoint"]
 
 
-def number(kind, low, high=1e9, above=False):
-    """argparse's type: low <= value <= high, or low < value where `above`."""
-    def parse(text):
-        value = kind(text)
-        if not low <= value <= high or (above and value == low):  # a NaN fails too
-            raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low} "
-                                             f"and at most {kind(high):,}, not {text}")
-        return value
-    parse.__name__ = kind.__name__
-    return parse
+OPTIONS = """
+n is a whole number, x any. An option that tells no default has one by data set, see RECIPES.
+
+what
+  --dataset NAME                 glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a
+                                 folder of --data-dir (default: glyphs)
+  --data-dir FOLDER              where data sets are or are downloaded to (default: data)
+  --limit 1 <= n                 train on a stratified sample of so many (default: all)
+  --student PRESET               or vit:DIM:DEPTH:HEADS, or bert:DIM:DEPTH:HEADS
+  --teacher PRESET               as --student; without --student, only the teacher is trained
+  --teacher-checkpoint FILE      best.pt of a finished RE run (default: one in --out that fits, else
+                                 one is trained)
+  --method cls|re|rekd           what to train (default: rekd; of a teacher re)
+  --compare                      train CLS, RE and REKD students and compare them
+  --seed 0 <= n <= 4294967296    of initialisation, order and noise (default: 2026, the paper's
+                                 first)
+  --seeds 1 <= n <= 20           repeat with --seed, --seed + 1, ...; the paper: 10 (default: 1)
+  --init START                   where the model that the command names starts: pretrained, scratch,
+                                 or a file of weights (default: pretrained where there are published
+                                 ones)
+  --teacher-init START           where a teacher starts: as --init
+
+shape
+  --image-size 1 <= n <= 4096    pixels a side that the model sees; the paper: 224
+  --patch-size 1 <= n <= 4096    pixels a side of a patch, the unit of a rationale; the paper: 16
+  --max-length 3 <= n <= 10000   tokens of a text, the rest is cut; the paper: 256
+  --masking zero|drop            what hides the rest from the predictor: content times 0 (the
+                                 paper), or no attention to it (default: drop)
+
+method
+  --rate 0 < x <= 1              share of the features to select; the paper: 0.15 for CIFAR, 0.10
+                                 for IMDB
+  --alpha 0 <= x <= 1            weight of L_RE against L_KD; the paper: 0.5 (default: 0.5)
+  --lambda-select 0 <= x         steer the rate by L_select, of this weight, as the paper does: 5e-3
+                                 to 5e-2 for ViT, 5e-5 to 2e-4 for BERT (default: held without it)
+  --lambda-rationale 0 <= x      weight of L_KD_R in L_KD; the paper: 0.5 (default: 0.5)
+  --lambda-prediction 0 <= x     weight of L_KD_Y in L_KD; the paper: 1 (default: 1.0)
+  --tau-start 0 < x              temperature at the first step; the paper: 5 (default: 5.0)
+  --tau-end 0 < x                temperature at the last step; the paper: 0.1 (default: 0.1)
+  --schedule cosine|exponential|linear|constant
+                                 of the temperature; the paper: exponential (default: cosine)
+  --noise annealed|constant      Gumbel noise of masks: constant (the paper), or multiplied by the
+                                 temperature (default: constant)
+  --mask-gradient balanced|softmax
+                                 of a sampled mask: that of the Gumbel-Softmax (the paper), or kept
+                                 and hidden features weigh alike, as for images from scratch
+  --teacher-reads teacher|student
+                                 whose rationale the teacher's predictor reads; the release: student
+                                 (default: student)
+  --kd-noise shared|independent  Gumbel noise of the teacher in L_KD_R; the release: independent
+                                 (default: shared)
+
+optimisation
+  --epochs 1 <= n <= 100000      passes over the training set; the paper: 35
+  --batch-size 1 <= n <= 100000  examples a step; the paper: 32
+  --lr 0 < x                     learning rate of AdamW; the paper: 1e-5
+  --lr-schedule constant|decay   constant (the paper), or down to 0 over the last 40 % of the steps
+                                 (default: decay)
+  --weight-decay 0 <= x          of AdamW; the paper: 1e-3 for ViT, 0 for BERT
+  --dropout 0 <= x <= 0.99       in the heads; the paper: 0.1 for ViT, 0.5 for BERT
+  --views 1 <= n <= 100          crop and flip an image in so many fixed ways, one an epoch, then
+                                 again (from scratch 100, else 4, built in 1); the paper: ever new
+
+machine
+  --device NAME                  auto (cuda where there is one), cpu, cuda, ... (default: auto)
+  --precision auto|float32|bfloat16
+                                 of the networks; auto: bfloat16 on CUDA, else float32; the paper:
+                                 float32 (default: auto)
+  --compile                      torch.compile the networks; the first steps take minutes
+  --resume                       go on with an interrupted run of the same command
+  --out FOLDER                   where runs are written (default: runs)
+
+a finished model
+  --checkpoint FILE              best.pt of a finished run, for --explain or --judge
+  --explain FILE ...             print and picture the rationales of image or text files
+  --judge                        all masks, baselines, faithfulness, what the masks alone give away
+"""
 
 
 def make_parser():
+    """The options as OPTIONS tells them: name, values, and after two spaces what it is for."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False)
+        usage="python train.py [options]", description=f"{__doc__}{OPTIONS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.error = fail
-
-    def add(name, kind, help, default=None):
-        """An option of a type, or with a list of choices; its help ends with its default."""
-        key = name[2:].replace("-", "_")
-        shown = default or COMMON.get(key)
-        if shown and not any(key in recipe for recipe in RECIPES.values()):
-            help += f" (default: {shown})"
-        kinds = {"choices": kind} if isinstance(kind, list) else {"type": kind}
-        parser.add_argument(name, help=help, default=default, **kinds)
-
-    def switch(name, help):
-        parser.add_argument(name, help=help, action="store_true")
-
-    count = number(int, 1, 10**5)
-    weight = number(float, 0)
-    share = number(float, 0, 1)
-    positive = number(float, 0, above=True)
-    # what
-    add("--dataset", str, "glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder "
-        "of --data-dir", "glyphs")
-    add("--data-dir", str, "where data sets are or are downloaded to (default: data)")
-    add("--limit", number(int, 1), "train on a stratified sample of so many (default: all)")
-    add("--student", str, "preset, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS")
-    add("--teacher", str, "preset of the teacher; without --student, only the teacher is trained")
-    add("--teacher-checkpoint", str, "best.pt of a finished RE run (default: one in --out that "
-        "fits, else one is trained)")
-    add("--method", ["cls", "re", "rekd"], "what to train (default: rekd; in teacher mode re)")
-    switch("--compare", "train CLS, RE and REKD students and compare them")
-    add("--seed", number(int, 0, 2**32), "of initialisation, order and noise; the paper's first",
-        2026)
-    add("--seeds", number(int, 1, 20), "repeat with --seed, --seed + 1, ...; the paper: 10", 1)
-    add("--init", str, "where the model that the command names starts: pretrained, scratch, or a "
-        "FILE of weights (default: pretrained where there are published ones for it)")
-    add("--teacher-init", str, "where a teacher starts: as --init")
-    # shape
-    add("--image-size", number(int, 1, 4096), "pixels a side that the model sees; the paper: 224")
-    add("--patch-size", count, "pixels a side of a patch, the unit of a rationale; the paper: 16")
-    add("--max-length", number(int, 3, 10**4), "tokens of a text, the rest is cut; the paper: 256")
-    add("--masking", ["zero", "drop"], "what hides the rest from the predictor: content times 0 "
-        "(the paper), or no attention to it")
-    # method
-    add("--rate", number(float, 0, 1, above=True), "share of the features to select; the paper: "
-        "0.15 for CIFAR, 0.10 for IMDB")
-    add("--alpha", share, "weight of L_RE against L_KD; the paper: 0.5")
-    add("--lambda-select", weight, "steer the rate by L_select, of this weight, as the paper does: "
-        "5e-3 to 5e-2 for ViT, 5e-5 to 2e-4 for BERT (default: the rate is held without it)")
-    add("--lambda-rationale", weight, "weight of L_KD_R in L_KD; the paper: 0.5")
-    add("--lambda-prediction", weight, "weight of L_KD_Y in L_KD; the paper: 1")
-    add("--tau-start", positive, "temperature at the first step; the paper: 5")
-    add("--tau-end", positive, "temperature at the last step; the paper: 0.1")
-    add("--schedule", ["cosine", "exponential", "linear", "constant"],
-        "of the temperature; the paper: exponential")
-    add("--noise", ["annealed", "constant"],
-        "Gumbel noise of masks: constant (the paper), or multiplied by the temperature")
-    add("--mask-gradient", ["balanced", "softmax"],
-        "of a sampled mask: that of the Gumbel-Softmax (the paper), or kept and hidden features "
-        "weigh alike, as for images from scratch")
-    add("--teacher-reads", ["teacher", "student"],
-        "whose rationale the teacher's predictor reads; the release: student")
-    add("--kd-noise", ["shared", "independent"],
-        "Gumbel noise of the teacher in L_KD_R; the release: independent")
-    # optimisation
-    add("--epochs", count, "passes over the training set; the paper: 35")
-    add("--batch-size", count, "examples a step; the paper: 32")
-    add("--lr", positive, "learning rate of AdamW; the paper: 1e-5")
-    add("--lr-schedule", ["constant", "decay"],
-        "constant (the paper), or down to 0 over the last 40 %% of the steps")
-    add("--weight-decay", weight, "of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
-    add("--dropout", number(float, 0, 0.99), "in the heads; the paper: 0.1 for ViT, 0.5 for BERT")
-    add("--views", number(int, 1, 100), "crop and flip an image in so many fixed ways (4 unless "
-        "built in); the paper: ever new")
-    # machine
-    add("--device", str, "auto (cuda where there is one), cpu, cuda, ...", "auto")
-    add("--precision", ["auto", "float32", "bfloat16"],
-        "of the networks; auto: bfloat16 on CUDA, else float32; the paper: float32")
-    switch("--compile", "torch.compile the networks; the first steps take minutes")
-    switch("--resume", "go on with an interrupted run of the same command")
-    add("--out", str, "where runs are written", "runs")
-    # a finished model
-    add("--checkpoint", str, "best.pt of a finished run, for --explain or --judge")
-    parser.add_argument("--explain", help="print and picture the rationales of image or text files",
-                        nargs="+", metavar="FILE")
-    switch("--judge", "all masks, baselines, faithfulness, what the masks alone give away")
+    for name, values in re.findall(r"^  (--\S+) ?(.*?)(?:  |$)", OPTIONS, re.M):
+        parser.add_argument(name, help=argparse.SUPPRESS, **option_kind(values))
+    parser.set_defaults(dataset="glyphs", seed=2026, seeds=1, device="auto", out="runs")
     return parser
+
+
+def option_kind(values):
+    """What argparse calls an option of these values."""
+    if not values:
+        return {"action": "store_true"}
+    if "|" in values:
+        return {"choices": values.split("|")}
+    if "<" in values:
+        return {"type": lambda text: number(values, text)}
+    return {"nargs": "+"} if "..." in values else {}
+
+
+def number(limits, text):
+    """A number as in "0 < x <= 1"; none is infinite."""
+    low, sign, kind, high = re.fullmatch(r"(\d+) (<=?) ([nx])(?: <= (\S+))?", limits).groups()
+    with contextlib.suppress(ValueError):
+        value = int(text) if kind == "n" else float(text)
+        if float(low) <= value <= float(high or 1e308) and (value > 0 or sign == "<="):
+            return value
+    kind = "whole number" if kind == "n" else "number"
+    raise argparse.ArgumentTypeError(f"must be a {kind} {limits}, not {text}")
 
 
 def parse_args():
@@ -871,8 +784,7 @@ def parse_args():
     for key in ["max_length"] if args.kind == "image" else ["image_size", "patch_size", "views"]:
         if getattr(args, key) is not None:
             other = "text" if args.kind == "image" else "image"
-            fail(f"--{key.replace('_', '-')} is for {other}s, and {args.dataset} holds "
-                 f"{args.kind}s: leave it out")
+            fail(f"--{key.replace('_', '-')} is for {other}s, {args.dataset} holds {args.kind}s")
     # Where the model that the command names starts decides the recipe, and so the presets.
     args.init = args.init or default_init(args.dataset, getattr(args, args.role))
     recipe = recipe_of(vars(args), args.kind)
@@ -897,7 +809,7 @@ def hold():
 
 
 def default_init(dataset, preset):
-    published = dataset not in datasets.BUILT_IN and preset in (None, *models.HUB)
+    published = dataset not in datasets.BUILT_IN and preset in (None, *HUB)
     return "pretrained" if published else "scratch"
 
 
@@ -913,7 +825,7 @@ def make_config(args, role, method, seed):
     defaults = {**COMMON, **recipe, "dataset": args.dataset, "data_dir": args.data_dir or "data"}
     if role == "teacher":
         run.update(preset=args.teacher, init=args.teacher_init)
-        defaults["epochs"] = recipe["teacher_epochs"]
+        defaults["epochs"] = defaults["teacher_epochs"] or recipe["epochs"]
     defaults["init"] = default_init(args.dataset, run["preset"])
     defaults["teacher_init"] = default_init(args.dataset, args.teacher)
 
@@ -943,9 +855,9 @@ def check_start(runs, teachers):
     """What the networks start from is looked up before the data: a typo should not cost hours.
     -> the vocabulary of texts: as the student's weights ask for, or else, from scratch, its
     teacher's. None: their own words."""
-    folders = [config.folder for config in runs + teachers]
-    if runs[0].resume and not any((folder / "config.json").exists() for folder in folders):
-        raise UserError(f"nothing to resume: no run with these options in {folders[0]}")
+    begun = [(config.folder / "config.json").exists() for config in runs + teachers]
+    if runs[0].resume and not any(begun):
+        raise UserError(f"nothing to resume: no run with these options in {runs[0].folder}")
     vocabulary = None
     for config in runs[:1] + teachers:
         words = vocabulary_of(config)
@@ -954,14 +866,12 @@ def check_start(runs, teachers):
             continue
         wanted = {"image": "vit", "text": "bert"}[config.kind]
         if models.parse_preset(config.preset)[0] != wanted:
-            raise UserError(f"{config.preset} does not read {config.kind}s, and {config.dataset} "
-                            f"holds {config.kind}s: choose a {wanted} preset")
+            raise UserError(f"{config.preset} does not read {config.kind}s: take a {wanted} preset")
         known = datasets.WordPiece(words).vocabulary if words else ["any"]
         # Sizes that do not fit together: shapes alone, no weights.
         model, _ = make_model(config, 2, known, device="meta")
         if sum(p.numel() for p in model.parameters()) > 10**9:
-            raise UserError(f"{config.preset} has more than a billion weights here: take a "
-                            f"smaller network or fewer patches")
+            raise UserError(f"{config.preset} has over a billion weights here: take a smaller one")
     return vocabulary
 
 
@@ -971,10 +881,10 @@ def weights_file(init, preset):
         if not Path(init).is_file():
             raise UserError(f"no file of weights {init}: give one, or --init scratch")
         return init
-    if preset not in models.HUB:
+    if preset not in HUB:
         raise UserError(f"no published weights for {preset}: choose one of "
-                        f"{', '.join(models.HUB)}, or --init scratch, or --init FILE")
-    return datasets.fetch_hub(models.HUB[preset], "model.safetensors", "pytorch_model.bin")
+                        f"{', '.join(HUB)}, or --init scratch, or --init FILE")
+    return datasets.fetch_hub(HUB[preset], "model.safetensors", "pytorch_model.bin")
 
 
 def vocabulary_of(config):
@@ -985,11 +895,10 @@ def vocabulary_of(config):
     if config.kind == "image" or config.init == "scratch":
         return None
     if config.init == "pretrained":  # all published BERTs here share one
-        return datasets.fetch_hub(models.HUB["bert_base"], "vocab.txt")
+        return datasets.fetch_hub(HUB["bert_base"], "vocab.txt")
     vocab = Path(weights_file(config.init, config.preset)).with_name("vocab.txt")
     if not vocab.exists():
-        raise UserError(f"no {vocab}: the words of the weights in {config.init} must lie beside "
-                        f"them, one a line")
+        raise UserError(f"no {vocab}: the words of {config.init} must be beside it, one a line")
     return vocab
 
 
@@ -1064,8 +973,7 @@ def cli():
         if not isinstance(error, MemoryError) and not re.search(full, str(error)):
             hold()
             raise
-        fail("the memory is full: lower --batch-size, --image-size or --max-length, or take a "
-             "smaller model")
+        fail("the memory is full: lower --batch-size, --image-size, --max-length or the model")
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ def parse_args():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail
     parser.add_argument("files", nargs="+", metavar="FILE", help="two runs, or files of answers")
-    parser.add_argument("--examples", type=train.number(int, 1), default=30,
+    parser.add_argument("--examples", type=lambda text: train.number("1 <= n", text), default=30,
                         help="of the test set, evenly spread (default: 30)")
     parser.add_argument("--out", default="ask.html", help="the page (default: ask.html)")
     parser.add_argument("--data-dir", help="where the data is (default: as in training)")

@@ -46,11 +46,17 @@ def test_examples(data, n=8):
     for i in torch.linspace(0, len(data.test) - 1, min(n, len(data.test))).long():
         one = data.test.select(i[None])
         _, x, y = next(data.batches(one, 1))
-        shown = one.x[0].cpu() if one.docs is None else data.text(one, 0)
+        shown = one.x[0].cpu() if one.docs is None else text_of(data, one, 0)
         truth = None if one.truth is None else one.truth[0].cpu()
         examples.append(Example(x, shown, f"test example {int(i)}", spans_of(shown, data.input),
                                 data.classes[y], truth))
     return examples
+
+
+def text_of(data, split, i):
+    """Example i as it was written."""
+    doc, corpus = split.docs[i], data.corpus
+    return datasets.read_text(corpus.paths[doc])[0] if corpus.paths else corpus.texts[doc]
 
 
 def spans_of(shown, data_input):
@@ -236,6 +242,23 @@ def read_to(example, width):
     """Where the part of the text ends that is read: [CLS], width - 2 tokens, [SEP]."""
     cut = len(example.spans) > width - 2
     return example.spans[width - 3][1] if cut else len(example.shown)
+
+
+def keep_comparison(text, runs, results, teacher, data):
+    """The table in a file, beside it the first seed's models side by side in one picture."""
+    folder = runs[-1].folder  # REKD's, whose options the comparison bears in its name
+    name = folder.name.removeprefix("student-rekd-")
+    path = folder.with_name(f"compare-{name}-{len(results['rekd'])}seeds")
+    record = teacher.record
+    shown = {"teacher": (teacher.network, record["preset"] + " (dev)", record["dev"])}
+    for config in runs:
+        model, _ = models.load(config.folder / "best.pt", config.device)
+        test = results[config.method][0]["test"]
+        shown[config.method.upper()] = (model, config.preset, test)
+    table = path.with_name(path.name + ".txt")
+    write_atomically(table, lambda file: file.write(f"{text}\n".encode()))
+    # One example at a time: of that not even a teacher under torchrun shares with other processes.
+    print(f"table: {table}\npicture: {picture(path, data, shown)}")
 
 
 def explain(args):

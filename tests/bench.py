@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import Dataset, Split
 from models import build, load_pretrained, parse_preset
 from rekd import Rationalist, ask, re_losses, rekd_losses
-from train import autocast, hardware, packed_length
+from results.progress import hardware
+from train import autocast, packed_length
 
 # The weights of the losses; which they are changes no time. Plain steers its rate by L_select.
 WEIGHTS = {"alpha": 0.5, "lambda_rationale": 0.5}

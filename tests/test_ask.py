@@ -126,7 +126,7 @@ DAMAGED = [{"answers": {"x": 3}}, {"answers": {"x": True}}, {"answers": [1]}, {"
     *((changes, "a.json", "a.json is damaged, or not .*: leave it out") for changes in DAMAGED),
     ({}, "none.json", "none.json: No such file"),
     ({}, "a.json run", "give two runs to make a page, or files of answers"),
-    ({}, "run run --examples 0", "at least 1"),
+    ({}, "run run --examples 0", "must be a whole number 1 <= n"),
 ])
 def test_a_mistake_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys, changes, arguments,
                                               sentence):

@@ -23,6 +23,7 @@ from torchvision.datasets.utils import calculate_md5
 
 import data
 from data import SPECIAL, UserError, WordPiece, fetch_hub, glyphs, load_dataset, phrases
+from results.pictures import text_of
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_every_piece_of_a_true_word_is_true(tmp_path):
     dataset = load_dataset("phrases", limit=20, max_length=200, vocab=vocab)
     texts = phrases(7500, data.DATA_SEED)[1]
     for i, doc in enumerate(dataset.train.docs):
-        text = dataset.text(dataset.train, i)
+        text = text_of(dataset, dataset.train, i)
         assert text == texts[doc]
         spans = zip(WordPiece(vocab).spans(text), dataset.train.truth[i, 1:], strict=False)
         true = [span for span, is_true in spans if is_true]
@@ -249,10 +250,10 @@ def test_without_a_vocabulary_the_words_of_the_training_texts_are_counted(folder
     assert dataset.train.x.shape == (32, 12) and dataset.train.x.dtype == torch.int32
     tokenizer = WordPiece(vocabulary)
     for i in range(len(dataset.test)):
-        ids = tokenizer.encode(dataset.text(dataset.test, i), 12)
+        ids = tokenizer.encode(text_of(dataset, dataset.test, i), 12)
         assert dataset.test.x[i].tolist() == ids + [0] * (12 - len(ids))
         assert dataset.test.lengths[i] == len(ids)
-    assert dataset.text(dataset.test, 0) == "one  bad film<br />testing"  # as it was written
+    assert text_of(dataset, dataset.test, 0) == "one  bad film<br />testing"  # as it was written
     corpus = data.Corpus(["b b a c", "a b [SEP]", "d d d d"])
     assert corpus.vocabulary([0, 1], size=2) == [*SPECIAL, "b", "a"]
 
@@ -319,7 +320,7 @@ def test_what_is_no_class_and_what_kind_a_folder_is(own):
 
 @pytest.mark.parametrize("name, place, change, sentence", [
     ("colours", "train/red/4.png", b"\xff\xd8\xff", "red/4.png cannot be read as an image"),
-    ("colours", "train/red", None, "class folder .*train/red has no .png, .jpg, .jpeg file"),
+    ("colours", "train/red", None, "class folder .*train/red has no .png, .jpg, .jpeg"),
     ("colours", "test/red", "test/wolf", "they must be the same"),
     ("words", "test", "exam", r"'good'\] in train and \[\] in test"),
     ("words", ".", "../word", "no data set 'words'"),

@@ -28,6 +28,18 @@ def test_a_command_is_understood(monkeypatch, capsys, command):
         train.parse_args()
 
 
+def test_the_options_tell_their_defaults():
+    same = {key: value for key, value in train.COMMON.items()
+            if not any(key in recipe for recipe in train.RECIPES.values())}
+    defaults = {**vars(train.make_parser().parse_args([])), **same}
+    assert len(defaults) > 40
+    for key, value in defaults.items():
+        name = key.replace("_", "-")
+        help, = re.findall(rf"^  --{name}\b(?!-).*(?:\n    .*)*", train.OPTIONS, re.M)
+        if value:
+            assert f"(default: {value}" in " ".join(help.split())
+
+
 def test_every_option_and_file_named_exists():
     options = train.make_parser().format_help()
     for name in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b(?!_)", README)):  # torchrun's have a _
