@@ -45,8 +45,9 @@ GLYPHS = dict(dataset="glyphs", student="vit_nano", teacher="vit:48:2:3", rate=0
 PHRASES = dict(dataset="phrases", student="bert_nano", teacher="bert_micro", rate=0.15, seeds=6)
 IMDB = dict(dataset="imdb", student="bert_micro", teacher="bert:128:2:4", rate=0.1, init="scratch",
             teacher_init="scratch", masking="drop", seeds=3)
-CIFAR = dict(dataset="cifar10", student="vit_micro", teacher="vit:96:4:4", rate=0.15,
+CIFAR = dict(dataset="cifar10", student="vit_micro", teacher="vit:96:4:4", rate=0.15, views=4,
              init="scratch", teacher_init="scratch", masking="drop", seeds=3)
+FRESH = dict(CIFAR, views=100, teacher="vit:64:4:4")  # new crops and flips in every epoch
 # Photographs of CIFAR-10 in clutter: python results/clutter.py data/cifar10 data/clutter
 CLUTTER = dict(CIFAR, dataset="clutter", rate=0.25, image_size=64, patch_size=8, limit=2000,
                epochs=40)
@@ -78,6 +79,10 @@ ARMS = {
                                   noise="annealed"),
     "cifar10-long-random": dict(CIFAR, limit=10000, epochs=60, seeds=2, method="re",
                                 without="generator"),
+    "fresh-2000": dict(FRESH, limit=2000, epochs=100, teach="fresh-2000", judge=True),
+    "fresh-2000-random": dict(FRESH, limit=2000, epochs=100, method="re", without="generator"),
+    "fresh-10000": dict(FRESH, limit=10000, epochs=57, teach="fresh-10000", judge=True),
+    "fresh-10000-random": dict(FRESH, limit=10000, epochs=57, method="re", without="generator"),
 }
 
 # One base for each built-in set, which the arms below change in one point: 2,000 examples, few
@@ -108,7 +113,9 @@ VARIANTS = {  # of REKD, by name
     "everything": dict(without="selection", lambda_rationale=0.0, teacher_reads="teacher"),
     "shifted": dict(without="place"),
 }
-TEACHERS = {"cifar10": dict(CIFAR, teacher="vit:64:4:4", limit=10000, epochs=60)}
+TEACHERS = {"cifar10": dict(CIFAR, teacher="vit:64:4:4", limit=10000, epochs=60),
+            "fresh-2000": dict(FRESH, limit=2000, epochs=100),
+            "fresh-10000": dict(FRESH, limit=10000, epochs=57)}
 
 
 def teacher(name, options):
@@ -168,7 +175,7 @@ for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
 # The other gradient of a sampled mask: the softmax's where it is balanced by default, and the
 # other way round.
 for arm, options in [*ARMS.items()]:
-    if options["dataset"] in ("cifar10", "clutter") and options.get("without") not in UNCHOSEN:
+    if options.get("views") == 4 and options.get("without") not in UNCHOSEN:
         other = {key: value for key, value in options.items() if key != "teach"}
         ARMS[f"softmax-{arm}"] = dict(other, mask_gradient="softmax")
 trained = teacher("glyphs-balanced", dict(TEACHERS["glyphs"], mask_gradient="balanced"))
@@ -203,6 +210,7 @@ def belongs(line, arm):
         return False
     if method == "rekd" and teacher_named(config) != wanted.get("teach"):
         return False
+    wanted["views"] = min(wanted["views"], config["epochs"])  # an epoch sees one
     keys = {"without", *DEPENDS[method]} & wanted.keys()
     keys -= {"precision", *NO_TEACHER}  # "auto" is recorded as what it was
     if role == "teacher":
