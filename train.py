@@ -14,10 +14,10 @@ Three kinds of model are compared. CLS: the predictor alone, on the whole input.
 predictor, trained by L_RE. REKD: the same, trained by L_REKD with a frozen RE teacher. Without
 --dataset, the data is the built-in glyphs: minutes on two CPU cores. A run leaves its options, log,
 checkpoints and a picture in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on
-after an interruption. An option that tells no default has one by data set: see RECIPES below.
+after an interruption.
 
-Read down to "presentation": one epoch, one run, its teacher, the experiment, several processes.
-Then the options.
+Read down to "options": one epoch, one run, its teacher, the experiment, several processes. The
+table, pictures, --explain and --judge are in results/.
 """
 
 import argparse
@@ -649,7 +649,7 @@ DEPENDS["re"] = [*DEPENDS["cls"], "rate", "lambda_select", "tau_start", "tau_end
 DEPENDS["rekd"] = [*DEPENDS["re"], "alpha", "lambda_rationale", "lambda_prediction",
                    "teacher_reads", "kd_noise", "teacher", "teacher_init", "teacher_checkpoint"]
 
-
+# All options, as --help shows them: make_parser reads them from here.
 OPTIONS = """
 n is a whole number, x any. An option that tells no default has one by data set, see RECIPES.
 
@@ -658,7 +658,7 @@ what
                                  folder of --data-dir (default: glyphs)
   --data-dir FOLDER              where data sets are or are downloaded to (default: data)
   --limit 1 <= n                 train on a stratified sample of so many (default: all)
-  --student PRESET               or vit:DIM:DEPTH:HEADS, or bert:DIM:DEPTH:HEADS
+  --student PRESET               one of models.py, or vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS
   --teacher PRESET               as --student; without --student, only the teacher is trained
   --teacher-checkpoint FILE      best.pt of a finished RE run (default: one in --out that fits, else
                                  one is trained)
