@@ -142,7 +142,7 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     train, dev, test = splits
     return Dataset(name, classes, train.to(device), dev.to(device), test.to(device), input, crops,
                    checksum(classes, train_rows, train.y, train.x), corpus,
-                   checksum(classes, test.y, test.y, test.x))
+                   checksum(classes, test.y, test.x))
 
 
 def read_dataset(name, data_dir, image_size):
@@ -172,7 +172,7 @@ def kind_of(name, data_dir="data"):
 
 @contextmanager
 def seeded(seed):
-    """What is drawn in here hangs on the seed; what is drawn elsewhere, not on this."""
+    """Draws in here depend on the seed alone, and change nothing that is drawn elsewhere."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -231,7 +231,7 @@ def checksum(lines, *arrays):
 def draw_views(x, views):
     """-> (V, n, 3): top and left of the crop in the padded image, 0 .. 1/4 of a side; flip 0 or 1.
 
-    They hang on the data seed, the view and the example, whatever the limit.
+    They depend on the data seed, the view and the example, whatever the limit.
     """
     places = x.shape[-1] // 8 * 2 + 1
     choices = torch.tensor([places, places, 2])

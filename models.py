@@ -49,7 +49,8 @@ def masked_attention(q, k, v, mask=None):
 
     q, k, v (B, heads, T, d), mask M (B, 1, 1, T) or None -> (B, heads, T, d). M_j > 0 is visible;
     in each example at least one position is. Nothing of a hidden position enters the result, bit
-    for bit, but the gradient of its M_j tells the effect of attending to it.
+    for bit. Its M_j still has a gradient: the effect of attending to it. That is bounded on
+    purpose, and so is not the derivative of the formula above, see below.
     """
     if mask is None or not mask.requires_grad:
         # M exp(s) = exp(s + log M): faster, but backward it would be 0 / 0 where M = 0.
@@ -62,15 +63,15 @@ def masked_attention(q, k, v, mask=None):
     top = visible.detach().amax(-1, keepdim=True)                             # (B, heads, T, 1)
     seen = (visible - top).exp()                                              # 0 where hidden
     total = seen.sum(-1, keepdim=True)                                        # (B, heads, T, 1)
-    # Shown, a hidden position would have the share e / (total + e) of the attention, e = exp(s).
-    # The derivative says e / total, which is far too much where e is large, and may overflow.
+    # Backward, a hidden position counts by the share of attention that it would have if it were
+    # shown, e / (total + e), e = exp(s). The derivative's e / total may be huge, and overflow.
     share = (scores.detach() - top - total.detach().log()).sigmoid()          # (B, heads, T, T)
     weights = mask * torch.where(mask == 0, share * total, seen)
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
 
 def pack(mask, content, length, *tensors):
-    """Leave out features that are hidden: tensors (B or 1, N, ...) -> mask (B, L), (B, L, ...).
+    """Keep L of N features: mask (B, N), tensors (B or 1, N, ...) -> [(B, L), (B, L, ...), ...].
 
     length   True, for evaluation: L is the most that one example selects, which the host waits for.
              A number, for training: L is that. Beside the selected features it holds a random part
@@ -80,12 +81,12 @@ def pack(mask, content, length, *tensors):
     content  (B, N) bool: what may be selected
     """
     selected = mask.detach() > 0
-    score = 2.0 * selected + content                          # (B, N)
+    score = 2.0 * selected + content                          # (B, N): 3 kept, 1 hidden, 0 padding
     if length is True:
         length = int(selected.sum(1).max())
         kept = score.argsort(dim=1, descending=True, stable=True)[:, :length]  # (B, L), in order
     else:
-        kept = (score + torch.rand_like(score)).topk(length).indices          # (B, L)
+        kept = (score + torch.rand_like(score)).topk(length).indices  # (B, L), ties at random
     mask = mask.gather(1, kept)
     if mask.requires_grad:
         others = content & ~selected
@@ -359,6 +360,7 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None
     """A Rationalist of the preset's size, from scratch.
 
     method "cls": a predictor alone; else (RE, REKD) a generator and a predictor.
+    masking: zero (the paper; the default here) or drop (the default of train.py).
     rate: of the mask of evaluation, see Rationalist.
     shape: image_size and patch_size for a ViT, vocab_size and max_len for a BERT.
     """
@@ -404,8 +406,8 @@ def read_dict(path, what, advice, device="cpu"):
 
 
 def check_zip(path):
-    """torch.load looks at no checksum, and unpacks what is small on the disk and huge in memory:
-    of a file that is wrong in one of these, some exception. (Files before 2020 are no zip.)"""
+    """Raise unless a checkpoint's zip passes its checksums and unpacks to no more than its size:
+    torch.load checks neither, and a small file can fill the memory. (Before 2020: no zip.)"""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             size = sum(entry.file_size for entry in file.infolist())
@@ -435,7 +437,7 @@ def load(path, device="cpu"):
 
 
 def check_info(info):
-    """What a checkpoint says beside its weights is there and in one piece; else some exception."""
+    """Raise unless all that a checkpoint says beside its weights is there and consistent."""
     for field in "weights model config classes input metric fingerprint epoch".split():
         require(field in info, f"it has no {field}")
     config = info["config"]
@@ -457,12 +459,12 @@ def check_info(info):
 
 
 def check_weights(weights, expected):
-    """weights, a dict by name, can take the place of those in `expected`: else some exception."""
+    """Raise unless `weights` {name: tensor} has the names and shapes of `expected`, all finite."""
     for name, ours in expected.items():
         require(name in weights, f"it has no {name}")
         x = weights[name]
         require(x.shape == ours.shape, f"{tuple(x.shape)} in {name}, not {tuple(ours.shape)}")
-        # A view can be of more numbers than it has: they are not to be unfolded.
+        # A view can claim more numbers than are stored (expand): a copy could fill the memory.
         has_all = x.nbytes <= x.untyped_storage().nbytes()
         require(x.is_floating_point() and has_all and x.isfinite().all(),
                 f"no finite numbers in {name}")
@@ -487,7 +489,7 @@ def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
 
 
 # ---------------------------------------------------------------- 5. published weights
-# What our names of weights are called in the published files.
+# Parts of our names -> of the published ones, replaced in this order; {} is query, key or value.
 BOTH = {
     "blocks.": "encoder.layer.",
     "positions": "embeddings.position_embeddings",

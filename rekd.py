@@ -56,7 +56,7 @@ def content(x, selectable=None, other=0):
 
 
 def countable(x, selectable=None):
-    """1 for each feature that is selectable, else 0, as many as in x (B, N)."""
+    """(B, N) like x: 1 where a feature is selectable, else 0."""
     return content(torch.ones_like(x), selectable)
 
 
@@ -83,23 +83,24 @@ def sample_mask(logits, tau, selectable=None, noise=None, *, balanced=False):
     soft = log_probs[..., 1].exp()                 # (B, N)
     if balanced:
         keep = logits.diff().squeeze(-1).float()   # (B, N), keep - drop
-        soft = balanced_slope(hard, keep) * keep
+        soft = balanced_slope(hard, keep) * keep   # linear in keep: its derivative is the slope
     # The order matters: soft - soft is exactly 0, while (hard - soft) + soft may be 0.99999994.
     return content(hard + (soft - soft.detach()), selectable), log_probs
 
 
 @torch.no_grad()
 def balanced_slope(mask, keep):
-    """dM/dZ = |M - P| / 2, P = P(M = 1) = sigmoid(Z), Z = keep - drop; (B, N) each -> (B, N).
+    """dM/dz = |M - P| / 2, P = P(M = 1) = sigmoid(z), z = keep - drop; (B, N) each -> (B, N).
 
-    A feature is worth the loss without it minus the loss with it. Each further feature helps less,
-    so the derivative tells too little of a kept feature and too much of a hidden one. These errors
-    cancel where both sides weigh alike, P(kept) (1 - P) / 2 = P(hidden) P / 2: that is ReinMax (Liu
-    et al. 2023, arXiv 2304.08612), exact to second order, and tau has no part in it.
+    What a feature is worth is the loss without it minus the loss with it. As each further feature
+    helps less, the loss's derivative at M says too little of a kept feature and too much of a
+    hidden one. These errors cancel where both cases have the same weight in the expectation,
+    P(kept) (1 - P) / 2 = P(hidden) P / 2: that is ReinMax (Liu et al. 2023, arXiv 2304.08612),
+    exact to second order, and free of tau.
 
-    The softmax weighs the sides by how often they occur. At a rate of 15 % and high tau that is
-    mostly the hidden one: what is kept is pushed down, and masks stay random. Where any features
-    tell something, nothing is then selected; but with few examples this works as dropout does.
+    The softmax weighs the two cases by how often they occur. At a rate of 15 % and high tau the
+    hidden one dominates: kept features are pushed down, and masks stay random. Where any features
+    tell something, no selection is then learned; with few examples that helps, as dropout does.
     """
     return (mask - keep.sigmoid()).abs() / 2
 
@@ -107,12 +108,12 @@ def balanced_slope(mask, keep):
 def at_rate(logits, rate, selectable=None):
     """Shift each example's logits so that its sampled mask keeps `rate` of it on average.
 
-    logits (B, N, 2) -> (B, N, 2): (0, Z_l + b), Z = keep - drop, b of each example such that
-    sum_l P(M_l = 1) = rate * n, n selectable features, and 1 at least; with Gumbel noise,
-    P(M_l = 1) = sigmoid(Z_l + b).
+    logits (B, N, 2) -> (B, N, 2): (0, z_l + b), z = keep - drop. b, one for each example, is such
+    that sum_l P(M_l = 1) = max(rate * n, 1), n selectable features; with Gumbel noise,
+    P(M_l = 1) = sigmoid(z_l + b).
 
     So the rate is right from the first step on, with any N and no weight to tune. What would raise
-    all features of an example alike has no gradient; one feature can only rise for others.
+    all features of an example alike has no gradient: one rises only at the expense of others.
     Without a rate, the logits stay as they are.
     """
     if rate is None:
@@ -129,7 +130,7 @@ def at_rate(logits, rate, selectable=None):
             few = (counted * (keep + b).sigmoid()).sum(1, keepdim=True) < wanted
             low = low.where(~few, b)
             high = high.where(few, b)
-    # A step of Newton's method changes b hardly, and gives it its derivatives with respect to Z.
+    # One Newton step. It hardly changes b, but bisection has no gradient: this gives db/dz.
     p = counted * (keep + b).sigmoid()
     slope = (p * (1 - p)).sum(1, keepdim=True).detach()
     b = b - (p.sum(1, keepdim=True) - wanted) / slope.clamp(min=1e-3)
@@ -152,7 +153,7 @@ def rate_mask(scores, rate, selectable=None):
     scores (B, N) -> (B, N) float 0/1.
     """
     features = countable(scores, selectable)
-    n = features.sum(1, keepdim=True, dtype=torch.double)  # (B, 1)
+    n = features.sum(1, keepdim=True, dtype=torch.double)  # (B, 1); float32 misrounds 0.15 * 190
     count = (rate * n).round().clamp(min=1)                # (B, 1)
     return top_mask(scores, count, selectable)
 
@@ -160,9 +161,9 @@ def rate_mask(scores, rate, selectable=None):
 def annealed_rate(step, total_steps, rate):
     """The rate at `step`: from 1, down to `rate` over the first half of the steps.
 
-    A predictor that begins with a tenth of the features, drawn at random, learns little, and its
-    generator learns from it. So it first sees everything. The cubic is that of gradual pruning (Zhu
-    and Gupta 2017): fast while much is superfluous, then slower.
+    A predictor that begins with a tenth of the features, drawn at random, learns little, and so
+    does the generator, whose gradient comes through it. So it first sees everything. The cubic is
+    that of gradual pruning (Zhu and Gupta 2017): fast while much is superfluous, then slower.
     """
     rest = max(0.0, 1 - 2 * step / total_steps)
     return rate + (1 - rate) * rest**3
@@ -195,8 +196,8 @@ def rationale_kd_loss(student_log_probs, teacher_log_probs, selectable=None):
 def prediction_kd_loss(student_logits, teacher_logits, tau):
     """L_KD_Y = KL(softmax(Q^teacher / tau) || softmax(Q^student / tau)), Q (B, C) -> scalar.
 
-    The factor tau^2 is in `rekd_loss`. The division is done in float32 at least: rounded to
-    bfloat16 after it, logits at tau = 0.1 would be off by up to 0.2.
+    The factor tau^2 is in `rekd_loss`. The division is done in float32 at least: in bfloat16, a
+    logit near 10 divided by tau = 0.1 would be off by up to 0.25.
     """
     dtype = torch.promote_types(student_logits.dtype, torch.float32)
     student = (student_logits.to(dtype) / tau).log_softmax(-1)
@@ -265,7 +266,8 @@ class Rationalist(nn.Module):
         keep_logits = logits.diff().squeeze(-1)        # (B, N), keep - drop
         selectable = self.selectable(x)
         if tau is not None:
-            logits, tau = logits / noise_scale, tau / noise_scale  # the same S
+            # S with noise s G: (Z + s G) / tau = (Z / s + G) / (tau / s), s = noise_scale
+            logits, tau = logits / noise_scale, tau / noise_scale
             logits = at_rate(logits, rate, selectable)
             mask, log_probs = sample_mask(logits, tau, selectable, noise, balanced=balanced)
         else:
@@ -322,9 +324,11 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
                     which two identical networks have a loss of 0; or "independent" (the release)
     known           (keep_logits (B, N), logits (B, C)) of teacher(x), where they were computed
                     before: it is frozen
-    lambda_select, noise_scale: as in `re_losses`, for the teacher too; balanced, packed: as there
+    lambda_select, noise_scale   as in `re_losses`, and for the teacher's sample as well
+    balanced, packed             as in `re_losses`
     """
     teacher_keep, teacher_logits = known or ask(teacher, x, teacher_reads)
+    # (0, keep - drop) has the S of (drop, keep): a softmax sees only differences.
     teacher_pair = F.pad(teacher_keep.float().unsqueeze(-1), (1, 0))  # (B, N, 2): (0, keep - drop)
     selectable = model.selectable(x)
     held = rate if lambda_select is None else None
@@ -334,6 +338,7 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
                 packed=packed)
     if kd_noise == "independent":
         noise = gumbel_noise(teacher_pair.shape, device=teacher_pair.device)
+    # From here the teacher has this step's rate too: else L_KD_R would pull against the student's.
     teacher_pair = at_rate(teacher_pair / noise_scale, held, selectable)
     _, teacher_log_probs = sample_mask(teacher_pair, tau / noise_scale, selectable, noise)
 
@@ -343,8 +348,8 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
              "prediction_kd": torch.zeros((), device=x.device)}
     if lambda_prediction > 0:
         if teacher_reads == "student":
-            # On a CPU it packs by itself, as a model in eval mode does, and so reads the whole
-            # mask. Elsewhere the host would wait for the length that this takes.
+            # On a CPU, given no number, the teacher (in eval mode) packs just what the mask keeps.
+            # On a GPU the host would have to wait for that count, so there it takes `packed`.
             with torch.no_grad():
                 teacher_logits = teacher.predict(x, out.mask, None if x.is_cpu else packed)
         terms["prediction_kd"] = prediction_kd_loss(out.logits, teacher_logits, tau)
@@ -412,7 +417,7 @@ def faithfulness(predictor, x, mask, selectable=None):
 
     With p the probability of the class predicted on the full input (mask = all selectable):
     sufficiency = p(full) - p(rationale), low if the rationale is enough;
-    comprehensiveness = p(full) - p(full without the rationale), high if nothing outside would do.
+    comprehensiveness = p(full) - p(full without the rationale), high if the rest is not enough.
     `predictor` in eval mode.
     """
     full = countable(mask, selectable)

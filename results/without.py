@@ -38,10 +38,10 @@ def all_of(scores, rate, selectable=None):
     return torch.ones_like(scores) if selectable is None else selectable.float()
 
 
-answers = train.Teacher.said
+answers = train.Teacher.answers
 
 
-def said_of_the_next(teacher, epoch, rows, x):
+def answers_on_the_next(teacher, epoch, rows, x):
     """The teacher's rationales, all at the wrong place: one feature further on."""
     keep, logits = answers(teacher, epoch, rows, x)
     return keep.roll(1, 1), logits
@@ -52,7 +52,7 @@ PARTS = {  # name: (where, what, what takes its place)
     "curriculum": [(rekd, "annealed_rate", lambda step, total_steps, rate: rate)],
     "generator": [(models.Generator, "forward", random_scores)],
     "input": [(models.Generator, "forward", same_scores)],
-    "place": [(train.Teacher, "said", said_of_the_next)],
+    "place": [(train.Teacher, "answers", answers_on_the_next)],
     "selection": [(rekd, "sample_mask", everything), (rekd, "rate_mask", all_of),
                   (train, "packed_length", lambda features, rate, config: None)],
 }
