@@ -84,7 +84,7 @@ class Dataset:
     dev: Split              # a stratified 20 % of the training set: chooses the checkpoint
     test: Split             # touched once, at the end
     input: dict             # what turns a file into an input of the model, see `read_input`
-    views: Tensor           # (V, n, 3): crop and flip of training example i in view v
+    views: object           # images: view -> (n, 3), crop and flip of each training example
     fingerprint: str        # of the training data: a teacher is reused only where it is the same
     corpus: object = None   # text: the words and where they come from, for showing them
     test_fingerprint: str = ""  # a result holds for these test data alone
@@ -98,6 +98,7 @@ class Dataset:
         """
         if order is None:
             order = torch.arange(len(split))
+        crops = None if view is None or self.views is None else self.views(view)
         for rows in order.split(batch_size):
             index = rows.to(split.y.device, non_blocking=True)
             x = split.x[index]
@@ -107,8 +108,8 @@ class Dataset:
                 longest = int(split.lengths[rows].max())
                 x = x[:, :32 * math.ceil(longest / 32)]
             else:
-                if view is not None and self.views is not None:
-                    x = crop_and_flip(x, self.views[view % len(self.views), index])
+                if crops is not None:
+                    x = crop_and_flip(x, crops[index])
                 x = to_input(x, self.input["image_size"])
             yield rows, x, split.y[index]
 
@@ -122,7 +123,7 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     texts.
     """
     whole, test, classes, corpus = read_dataset(name, Path(data_dir), image_size)
-    limit = len(whole) if limit is None else limit
+    limit = limit or len(whole)
     if limit < len(classes):
         raise UserError(f"--limit {limit} leaves out some of {len(classes)} classes: raise it")
     # Dev is a fifth of all. The rows of a smaller limit are among those of a greater one.
@@ -134,7 +135,10 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         input = {"kind": "image", "image_size": image_size}
         splits = [image_split(split, image_size // patch_size) for split in splits]
         if name not in BUILT_IN:  # a glyph's mirror image is no digit
-            crops = draw_views(whole.x, views)[:, train_rows].to(device)
+            shape = whole.x.shape
+
+            def crops(view):
+                return draw_view(shape, view % views)[train_rows].to(device)
     else:
         tokenizer = WordPiece(vocab or corpus.vocabulary(splits[0].docs))
         input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
@@ -142,7 +146,7 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     train, dev, test = splits
     return Dataset(name, classes, train.to(device), dev.to(device), test.to(device), input, crops,
                    checksum(classes, train_rows, train.y, train.x), corpus,
-                   checksum(classes, test.y, test.x))
+                   checksum(classes, test.y, test.y, test.x))  # y twice: as before
 
 
 def read_dataset(name, data_dir, image_size):
@@ -193,8 +197,8 @@ def image_split(split, grid):
     """Truth of pixels -> of the grid of patches: one is part of it if it touches it."""
     if split.truth is None:
         return split
-    truth = F.adaptive_max_pool2d(split.truth.float(), grid)  # (n, H, W) -> (n, grid, grid)
-    return replace(split, truth=truth.flatten(1).bool())      # (n, N)
+    truth = F.adaptive_max_pool2d(split.truth.float(), grid).flatten(1)  # (n, H, W) -> (n, N)
+    return replace(split, truth=truth.bool())
 
 
 def text_split(split, corpus, tokenizer, max_length):
@@ -219,7 +223,7 @@ def padded(rows, width):
 
 def checksum(lines, *arrays):
     """Of a list of str and of arrays or tensors on the host -> 16 hexadecimal digits."""
-    digest = hashlib.sha256(os.fsencode("\n".join(lines)))
+    digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape"))
     for array in arrays:
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]
@@ -228,18 +232,13 @@ def checksum(lines, *arrays):
 # ---------------------------------------------------------------- images
 
 
-def draw_views(x, views):
-    """-> (V, n, 3): top and left of the crop in the padded image, 0 .. 1/4 of a side; flip 0 or 1.
-
-    They depend on the data seed, the view and the example, whatever the limit.
-    """
-    places = x.shape[-1] // 8 * 2 + 1
-    choices = torch.tensor([places, places, 2])
-    draws = []
-    for view in range(views):
-        with seeded(DATA_SEED + view):
-            draws.append(torch.rand(len(x), 3))
-    return (torch.stack(draws) * choices).long()
+def draw_view(shape, view):
+    """For images of shape (n, 3, S, S) -> (n, 3): top and left of the crop in the padded image,
+    0 .. 1/4 of a side; flip 0 or 1. They depend on the data seed, the view and the example."""
+    places = shape[-1] // 8 * 2 + 1
+    with seeded(DATA_SEED + view):
+        draws = torch.rand(shape[0], 3)
+    return (draws * torch.tensor([places, places, 2])).long()
 
 
 def crop_and_flip(pixels, views):
@@ -370,7 +369,7 @@ class WordPiece:
         self.ids = dict(zip(vocab, range(len(vocab))))
         self.pieces = cache(self.pieces)  # texts repeat their words
         if self.ids.get("[PAD]") != 0 or {"[UNK]", "[CLS]", "[SEP]"} - self.ids.keys():
-            raise UserError("a vocabulary has [PAD], first, [UNK], [CLS] and [SEP]: is it BERT's?")
+            raise UserError("the vocabulary lacks [PAD], first, [UNK], [CLS] or [SEP]: take BERT's")
 
     @staticmethod
     def words(text):
@@ -491,8 +490,8 @@ def read_folder(folder, image_size=32):
 
 def class_names(folder):
     """The class folders in it, in order: not the hidden ones, nor IMDB's unlabelled reviews."""
-    places = sorted(folder.glob("[!.]*"))
-    return [place.name for place in places if place.is_dir() and place.name != "unsup"]
+    return [place.name for place in sorted(folder.glob("[!.]*"))
+            if place.is_dir() and place.name != "unsup"]
 
 
 def list_files(folder, classes, kind):

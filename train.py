@@ -192,7 +192,7 @@ def train(config, teacher, data):
     log, best = resume(config, model, optimizer, teacher, data)
     network = shared(model)
     warn_if_long(network, data, config)
-    progress = Progress(config, first_epoch=len(log))
+    progress = Progress(config, len(log))
     for epoch in range(len(log), config.epochs):
         start = time.time()
         losses = train_epoch(network, teacher, data, optimizer, config, epoch, progress)
@@ -330,7 +330,7 @@ def check_origin(record, config, teacher, data):
     theirs = record["teacher"]
     if teacher and theirs["sha256"] != teacher.record["sha256"]:
         raise UserError(f"{config.folder} was begun under another teacher, {theirs.get('path')}: "
-                        f"give that one by --teacher-checkpoint")
+                        f"leave --resume out")
 
 
 def finish(config, log, data, origin):
@@ -365,12 +365,12 @@ class Teacher(NamedTuple):
     """A frozen RE model, outside its student, and what it says of each training example."""
     network: rekd.Rationalist
     keep: Tensor     # (V, n, N) keep_logits, float16, in V views of n examples
-    logits: Tensor   # (V, n, C)
+    logits: Tensor   # (V, n, C), of its own rationale, unless it reads its students'
     record: dict     # its checkpoint's path, the hash of its weights, preset, dev metrics
 
     def answers(self, epoch, rows, x):
         """The stored answers on x, the training examples `rows` (B,) in this epoch's view
-        -> keep_logits (B, N), logits (B, C) of its own rationale."""
+        -> keep_logits (B, N), logits (B, C)."""
         rows = rows.to(x.device, non_blocking=True)
         view = epoch % len(self.keep)
         keep = self.keep[view, rows]
@@ -428,7 +428,8 @@ def answers_of(teacher, sha256, views, config, data):
     the very view that its student sees: arXiv 2106.05237.)
     """
     n = len(data.train)
-    what = sha256, data.fingerprint, data.input, views, config.precision, config.device.type
+    what = (sha256, data.fingerprint, data.input, views, config.teacher_reads, config.precision,
+            config.device.type)
     file = config.folder.parent / f"answers-{datasets.checksum(map(str, what))}.pt"
     answers = {"keep": torch.zeros(views, n, num_features(config), dtype=torch.float16),
                "logits": torch.zeros(views, n, len(data.classes), dtype=torch.float16)}
@@ -438,12 +439,13 @@ def answers_of(teacher, sha256, views, config, data):
     for view in range(views):
         batches = tqdm(data.batches(data.train, LARGE, view=view), total=math.ceil(n / LARGE),
                        desc=f"asking the teacher, view {view + 1} of {views}",
-                       disable=RANK > 0 or None)
+                       leave=False, disable=RANK > 0 or None)
         for rows, x, _ in batches:
             with autocast(x.device, config.precision):
-                keep, logits = rekd.ask(teacher, x)  # both: the file serves any --teacher-reads
+                keep, logits = rekd.ask(teacher, x, config.teacher_reads)
             answers["keep"][view, rows] = widen(keep, data).half().cpu()
-            answers["logits"][view, rows] = logits.half().cpu()
+            if logits is not None:
+                answers["logits"][view, rows] = logits.half().cpu()
     file.parent.mkdir(parents=True, exist_ok=True)
     save(file, answers)
     return answers
@@ -485,7 +487,8 @@ def experiment(args):
         if not (config.resume and is_finished(config.folder)):
             steps_after += config.total_steps
 
-    teacher = get_teacher(teachers[0], runs[0].views, data) if teachers else None
+    views = min(runs[0].views, runs[0].epochs) if data.views else 1  # an epoch sees one
+    teacher = get_teacher(teachers[0], views, data) if teachers else None
     results = {method: [] for method in methods}
     for config in runs:
         results[config.method].append(
@@ -508,7 +511,6 @@ def count_steps(config, data):
     config.steps = len(data.train) // config.batch_size  # an incomplete batch is left out
     # From scratch, a small set is passed more often, up to a hundred times.
     config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
-    config.views = min(config.views, config.epochs)  # an epoch sees one
     config.total_steps = config.epochs * config.steps
 
 
@@ -634,8 +636,9 @@ RECIPES = {
     "text pretrained": dict(
         PAPER, student="bert_mini", teacher="bert_base", max_length=256,
         rate=0.10, dropout=0.5),
+    # A bigger teacher learned less from 2,000 or 10,000 images: vit:64:4:4, see results/README.md.
     "image scratch": dict(
-        SCRATCH, student="vit_micro", teacher="vit:64:4:4", image_size=32, patch_size=4, views=100,
+        SCRATCH, student="vit_micro", teacher="vit_micro", image_size=32, patch_size=4, views=100,
         rate=0.15, epochs=10, least_steps=9000, weight_decay=1e-3, mask_gradient="balanced"),
     "text scratch": dict(
         SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128,
@@ -654,7 +657,8 @@ DEPENDS["rekd"] = [*DEPENDS["re"], "alpha", "lambda_rationale", "lambda_predicti
 
 # All options, as --help shows them: make_parser reads them from here.
 OPTIONS = """
-n is a whole number, x any. An option that tells no default has one by data set, see RECIPES.
+n is a whole number, x any, both at most a billion. An option that tells no default has one by
+data set: see RECIPES in train.py.
 
 what
   --dataset NAME                 glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a
@@ -735,7 +739,7 @@ a finished model
 def make_parser():
     """The options as OPTIONS tells them: name, values, and after two spaces what it is for."""
     parser = argparse.ArgumentParser(
-        usage="python train.py [options]", description=f"{__doc__}{OPTIONS}",
+        usage="python train.py [options]", description=f"{__doc__ or ''}{OPTIONS}",
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.error = fail
     for name, values in re.findall(r"^  (--\S+) ?(.*?)(?:  |$)", OPTIONS, re.M):
@@ -756,11 +760,11 @@ def option_kind(values):
 
 
 def number(limits, text):
-    """A number as in "0 < x <= 1"; none is infinite."""
+    """A number as in "0 < x <= 1"; a billion at most."""
     low, sign, kind, high = re.fullmatch(r"(\d+) (<=?) ([nx])(?: <= (\S+))?", limits).groups()
     with contextlib.suppress(ValueError):
         value = int(text) if kind == "n" else float(text)
-        if float(low) <= value <= float(high or 1e308) and (value > 0 or sign == "<="):
+        if float(low) <= value <= float(high or 1e9) and (value > 0 or sign == "<="):
             return value
     kind = "whole number" if kind == "n" else "number"
     raise argparse.ArgumentTypeError(f"must be a {kind} {limits}, not {text}")
@@ -874,7 +878,7 @@ def check_start(runs, teachers):
         # Sizes that do not fit together: shapes alone, no weights.
         model, _ = make_model(config, 2, known, device="meta")
         if sum(p.numel() for p in model.parameters()) > 10**9:
-            raise UserError(f"{config.preset} has over a billion weights here: take a smaller one")
+            raise UserError(f"{config.preset} has over a billion weights: reduce it or its grid")
     return vocabulary
 
 

@@ -256,7 +256,8 @@ def keep_comparison(text, runs, results, teacher, data):
         test = results[config.method][0]["test"]
         shown[config.method.upper()] = (model, config.preset, test)
     table = path.with_name(path.name + ".txt")
-    write_atomically(table, lambda file: file.write(f"{text}\n".encode()))
+    write_atomically(table, lambda file: file.write(
+        f"{text}\n".encode(errors="backslashreplace")))
     # One example at a time: of that not even a teacher under torchrun shares with other processes.
     print(f"table: {table}\npicture: {picture(path, data, shown)}")
 

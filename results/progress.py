@@ -21,7 +21,8 @@ class Progress:
         self.start = self.last_line = time.time()
         interactive = sys.stdout and sys.stdout.isatty() and sys.stderr.isatty()
         self.bar = tqdm(total=config.total_steps, initial=self.done, desc=self.title, leave=False,
-                        unit="step", disable=not interactive)
+                        unit="step",
+                        disable=not interactive or self.done == config.total_steps)
 
     def step(self):
         self.done += 1

@@ -210,9 +210,11 @@ def belongs(line, arm):
         return False
     if method == "rekd" and teacher_named(config) != wanted.get("teach"):
         return False
-    wanted["views"] = min(wanted["views"], config["epochs"])  # an epoch sees one
+    views = [min(options["views"], config["epochs"]) for options in (wanted, config)]
+    if views[0] != views[1]:  # an epoch sees one
+        return False
     keys = {"without", *DEPENDS[method]} & wanted.keys()
-    keys -= {"precision", *NO_TEACHER}  # "auto" is recorded as what it was
+    keys -= {"views", "precision", *NO_TEACHER}  # "auto" is recorded as what it was
     if role == "teacher":
         keys -= {"epochs"}  # it may have more
     if wanted["without"] in UNCHOSEN:

@@ -552,9 +552,9 @@ def one_batch(kind, n=256):
         split = Split(pixels, y)
     else:
         split = Split(x, y, lengths=(x != 0).sum(1).cpu())
-    views = torch.randint(2, (1, n, 3), device=DEVICE)
-    data = Dataset("", classes=[], train=split, dev=None, test=None, fingerprint="", views=views,
-                   input={"image_size": sizes.inputs["vit"][-1]})
+    crops = torch.randint(2, (n, 3), device=DEVICE)
+    data = Dataset("", classes=[], train=split, dev=None, test=None, fingerprint="",
+                   views=lambda view: crops, input={"image_size": sizes.inputs["vit"][-1]})
     return lambda: next(data.batches(split, BATCH, torch.randperm(n), view=0))
 
 

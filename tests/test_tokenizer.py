@@ -119,7 +119,7 @@ def test_a_file_is_the_same_vocabulary_as_a_list(tmp_path, ending):
 @pytest.mark.parametrize("vocabulary", [
     *([token for token in VOCAB if token != lacking] for lacking in VOCAB[:4]), VOCAB[::-1]])
 def test_what_is_no_vocabulary_of_berts_is_refused(tmp_path, vocabulary):
-    with pytest.raises(UserError, match="a vocabulary has"):
+    with pytest.raises(UserError, match="the vocabulary lacks"):
         WordPiece(vocabulary)
     path = tmp_path / "latin.txt"
     path.write_bytes("\n".join([*VOCAB[:5], "café"]).encode("latin-1"))
