@@ -13,6 +13,7 @@ from charts import interval
 from rekd import sign_flip_test
 
 SETS = {"glyphs": "Glyphs", "phrases": "Phrases", "minilm": "IMDB"}  # by prefix of an arm's name
+CIFAR = {"fresh-2000": "CIFAR-10, 2,000 images", "fresh-10000": "CIFAR-10, 10,000 images"}
 LEAST = 6  # seeds for a test: with five, p is .0625 at the least
 EPOCHS = {"glyphs": (1, 2, 4, 8, 16, 32), "phrases": (1, 2, 4, 8, 16, 32), "minilm": (3, 6, 12, 24)}
 
@@ -34,12 +35,14 @@ def beside_base(variants):
 QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)]
     "Is anything selected?": [
         (f"{title}: {method.upper()} - predictor trained on random masks",
-         (base(name), method), (f"{name}-random", "re"))
-        for name, title in SETS.items() for method in ("re", "rekd")],
+         (arm, method), (f"{arm.removesuffix('-base')}-random", "re"))
+        for arm, title in [*((base(name), title) for name, title in SETS.items()), *CIFAR.items()]
+        for method in ("re", "rekd")],
     "Where is REKD better than RE, at equal epochs?": [
-        (f"{title}, {epochs} epochs: REKD - RE", (epochs_arm(name, epochs), "rekd"),
-         (epochs_arm(name, epochs), "re"))
-        for name, title in SETS.items() for epochs in EPOCHS[name]],
+        (f"{title}: REKD - RE", (arm, "rekd"), (arm, "re"))
+        for arm, title in [*((epochs_arm(name, epochs), f"{title}, {epochs} epochs")
+                             for name, title in SETS.items() for epochs in EPOCHS[name]),
+                           *CIFAR.items()]],
     "And with fewer examples, at equal steps?": [
         (f"{SETS[name]}, {n} examples: REKD - RE", (f"{name}-examples-{n}", "rekd"),
          (f"{name}-examples-{n}", "re"))

@@ -47,7 +47,7 @@ IMDB = dict(dataset="imdb", student="bert_micro", teacher="bert:128:2:4", rate=0
             teacher_init="scratch", masking="drop", seeds=3)
 CIFAR = dict(dataset="cifar10", student="vit_micro", teacher="vit:96:4:4", rate=0.15, views=4,
              init="scratch", teacher_init="scratch", masking="drop", seeds=3)
-FRESH = dict(CIFAR, views=100, teacher="vit:64:4:4")  # new crops and flips in every epoch
+FRESH = dict(CIFAR, views=100, teacher="vit_micro")  # new crops and flips in every epoch
 # Photographs of CIFAR-10 in clutter: python results/clutter.py data/cifar10 data/clutter
 CLUTTER = dict(CIFAR, dataset="clutter", rate=0.25, image_size=64, patch_size=8, limit=2000,
                epochs=40)
@@ -81,8 +81,12 @@ ARMS = {
                                 without="generator"),
     "fresh-2000": dict(FRESH, limit=2000, epochs=100, teach="fresh-2000", judge=True),
     "fresh-2000-random": dict(FRESH, limit=2000, epochs=100, method="re", without="generator"),
+    "fresh-2000-big": dict(FRESH, limit=2000, epochs=100, method="rekd", seeds=1,
+                           teach="fresh-2000-big"),
     "fresh-10000": dict(FRESH, limit=10000, epochs=57, teach="fresh-10000", judge=True),
     "fresh-10000-random": dict(FRESH, limit=10000, epochs=57, method="re", without="generator"),
+    "fresh-10000-big": dict(FRESH, limit=10000, epochs=57, method="rekd", seeds=1,
+                            teach="fresh-10000-big"),
 }
 
 # One base for each built-in set, which the arms below change in one point: 2,000 examples, few
@@ -116,6 +120,8 @@ VARIANTS = {  # of REKD, by name
 TEACHERS = {"cifar10": dict(CIFAR, teacher="vit:64:4:4", limit=10000, epochs=60),
             "fresh-2000": dict(FRESH, limit=2000, epochs=100),
             "fresh-10000": dict(FRESH, limit=10000, epochs=57)}
+for name in ("fresh-2000", "fresh-10000"):
+    TEACHERS[f"{name}-big"] = dict(TEACHERS[name], teacher="vit:64:4:4")
 
 
 def teacher(name, options):
