@@ -436,10 +436,10 @@ def answers_of(teacher, sha256, views, config, data):
     known = agreed(read_answers(file, answers))
     if known:
         return known
+    print(f"asking the teacher about {n} examples, each in {views} views")
     for view in range(views):
-        batches = tqdm(data.batches(data.train, LARGE, view=view), total=math.ceil(n / LARGE),
-                       desc=f"asking the teacher, view {view + 1} of {views}",
-                       leave=False, disable=RANK > 0 or None)
+        batches = tqdm(data.batches(data.train, LARGE, view=view), f"view {view + 1}",
+                       math.ceil(n / LARGE), leave=False, disable=RANK > 0 or None)
         for rows, x, _ in batches:
             with autocast(x.device, config.precision):
                 keep, logits = rekd.ask(teacher, x, config.teacher_reads)

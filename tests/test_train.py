@@ -252,6 +252,13 @@ def test_answers_are_asked_for_once(run):
     assert {len(read(path)["keep"]) for path in run.colours.glob("answers-*")} == {1, 2}  # views
 
 
+def test_images_that_are_not_cropped_are_asked_about_once(run, monkeypatch):
+    monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: (
+        data.glyphs(80, 0), data.glyphs(9, 1), [*"0123456789"], None))
+    finished(run("--dataset glyphs --epochs 2 --views 2", net_of="none"))
+    assert len(read(only("answers-*", run.runs / "glyphs"))["keep"]) == 1
+
+
 def test_a_teacher_of_anything_else_is_not_reused(run, tmp_path):
     assert "RE " in finished(run("", net_of="teacher"))
     assert only("*", run.colours).name.startswith("teacher-re-")  # no student
