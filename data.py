@@ -98,7 +98,7 @@ class Dataset:
         """
         if order is None:
             order = torch.arange(len(split))
-        crops = None if view is None or self.views is None else self.views(view)
+        crops = self.views(view) if self.views and view is not None else None
         for rows in order.split(batch_size):
             index = rows.to(split.y.device, non_blocking=True)
             x = split.x[index]
@@ -123,7 +123,7 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     texts.
     """
     whole, test, classes, corpus = read_dataset(name, Path(data_dir), image_size)
-    limit = limit or len(whole)
+    limit = len(whole) if limit is None else limit
     if limit < len(classes):
         raise UserError(f"--limit {limit} leaves out some of {len(classes)} classes: raise it")
     # Dev is a fifth of all. The rows of a smaller limit are among those of a greater one.

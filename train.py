@@ -284,9 +284,10 @@ def read_result(config, teacher, data):
         check_origin(result, config, teacher, data)
         tables.table("", {config.method: [result]})
         test = result["test"]
-        numbers = [test["accuracy"], test["rate_mean"], test["examples"]]
-        require(all(map(math.isfinite, numbers)), "they are no numbers")
-        if result["test_fingerprint"] != data.test_fingerprint:
+        require(all(map(math.isfinite, [test["accuracy"], test["rate_mean"], test["examples"]])),
+                "they are no numbers")
+        # Older ones do not tell of which test data they are.
+        if result.get("test_fingerprint", data.test_fingerprint) != data.test_fingerprint:
             raise UserError(f"{path} is of other test data: {advice}")
     return result
 
@@ -616,7 +617,7 @@ def write(path, content):
 # Defaults of the options, by data and start. COMMON: of all; SCRATCH: random weights; PAPER:
 # published weights, with the paper's batch size, lr and epochs (where else they depart: README).
 # least_steps: a small set is passed more often, up to so many steps, unless --epochs is given.
-COMMON = dict(limit=None, views=1, least_steps=0, teacher_epochs=None, weight_decay=0.0,
+COMMON = dict(limit=None, views=1, least_steps=0, weight_decay=0.0,
               dropout=0.1, lr_schedule="decay", precision="auto", masking="drop", alpha=0.5,
               lambda_rationale=0.5, lambda_prediction=1.0, tau_start=5.0, tau_end=0.1,
               schedule="cosine", noise="constant", lambda_select=None, mask_gradient="softmax",
@@ -832,7 +833,7 @@ def make_config(args, role, method, seed):
     defaults = {**COMMON, **recipe, "dataset": args.dataset, "data_dir": args.data_dir or "data"}
     if role == "teacher":
         run.update(preset=args.teacher, init=args.teacher_init)
-        defaults["epochs"] = defaults["teacher_epochs"] or recipe["epochs"]
+        defaults["epochs"] = recipe.get("teacher_epochs", recipe["epochs"])
     defaults["init"] = default_init(args.dataset, run["preset"])
     defaults["teacher_init"] = default_init(args.dataset, args.teacher)
 
@@ -862,8 +863,8 @@ def check_start(runs, teachers):
     """What the networks start from is looked up before the data: a typo should not cost hours.
     -> the vocabulary of texts: as the student's weights ask for, or else, from scratch, its
     teacher's. None: their own words."""
-    begun = [(config.folder / "config.json").exists() for config in runs + teachers]
-    if runs[0].resume and not any(begun):
+    if runs[0].resume and not any(
+            (config.folder / "config.json").exists() for config in runs + teachers):
         raise UserError(f"nothing to resume: no run with these options in {runs[0].folder}")
     vocabulary = None
     for config in runs[:1] + teachers:

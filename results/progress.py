@@ -60,7 +60,8 @@ def warn_if_long(model, data, config):
     _, x, _ = next(data.batches(data.train, 2))
     for _ in range(2):  # the first warms up
         start = time.time()
-        model(x, tau=1.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+            model(x, tau=1.0)
     seconds = (time.time() - start) / len(x)
     # Forward and backward take three times as long as forward.
     left = time_left(config, 0, 3 * seconds * config.batch_size)

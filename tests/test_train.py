@@ -229,7 +229,8 @@ def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
 
     monkeypatch.setattr(rekd, "rekd_losses", compare)
     views = "--views 4" if dataset == "colours" else ""
-    finished(run(f"--epochs 6 --teacher-reads teacher {views}", dataset))  # > views
+    # More epochs than views.
+    finished(run(f"--epochs 6 --teacher-reads teacher {views}", dataset))
 
 
 def test_answers_are_asked_for_once(run):
