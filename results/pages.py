@@ -407,9 +407,11 @@ throughout, and annealed noise are all within .003 of the cosine. On glyphs the 
 8. **Something is selected where there is something to find.** A predictor that is trained on random
 masks has {glyphs-random/re_accuracy:.3f} on glyphs, {phrases-random/re_accuracy:.3f} on phrases,
 {minilm-random/re_accuracy:.3f} on IMDB, where RE has {glyphs-base/re_accuracy:.3f},
-{phrases-base/re_accuracy:.3f} and {minilm/re_accuracy:.3f}. On photographs of CIFAR-10 in clutter
-(`clutter.py`), it has {clutter-2000-random/re_accuracy:.3f}, RE {clutter-2000/re_accuracy:.3f} and
-CLS {clutter-2000/cls_accuracy:.3f}.
+{phrases-base/re_accuracy:.3f} and {minilm/re_accuracy:.3f}.
+
+On photographs of CIFAR-10 in clutter (`clutter.py`), random masks have
+{clutter-2000-random/re_accuracy:.3f}, RE {clutter-2000/re_accuracy:.3f} and CLS
+{clutter-2000/cls_accuracy:.3f}.
 
 9. **What a mask's gradient weighs decides whether anything is selected.** The objects of CIFAR-10
 fill their images, and any patches tell something. Four crops and flips of each image, 10,000 images

@@ -15,7 +15,12 @@ class Lost(BaseException):
     """A promise was not kept. No `except Exception` swallows it."""
 
 
-def attempt(case, world):
+def peak():
+    """The most memory that this process ever held. It starts with what its parent held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def attempt(case, world, before):
     """One case in a copy of the world -> what was lost, or None."""
     def hang(*_):
         raise Lost(f"more than {SECONDS} seconds")
@@ -31,8 +36,8 @@ def attempt(case, world):
         finally:
             signal.alarm(0)
             os.chdir(world)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{peak / 1e6:.1f} GB" if peak > KILOBYTES else None
+    grown = peak() - before
+    return f"{grown / 1e6:.1f} GB" if grown > KILOBYTES else None
 
 
 def run_cases(cases, world):
@@ -42,8 +47,10 @@ def run_cases(cases, world):
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:  # up to 200 of them; a new process after a loss, as memory counts by its peak
+            before = peak()
             for name in left[:200]:
-                os.write(writer, json.dumps(attempt(cases[name], world)).encode() + b"\n")
+                lost_here = attempt(cases[name], world, before)
+                os.write(writer, json.dumps(lost_here).encode() + b"\n")
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader, "rb", 0) as pipe:
