@@ -13,7 +13,8 @@ from charts import interval
 from rekd import sign_flip_test
 
 SETS = {"glyphs": "Glyphs", "phrases": "Phrases", "minilm": "IMDB"}  # by prefix of an arm's name
-CIFAR = {"fresh-2000": "CIFAR-10, 2,000 images", "fresh-10000": "CIFAR-10, 10,000 images"}
+CIFAR = {"fresh-2000": "CIFAR-10, 2,000 images", "fresh-10000": "CIFAR-10, 10,000 images",
+         "vitsmall": "CIFAR-10, 112 px, pretrained teacher"}
 LEAST = 6  # seeds for a test: with five, p is .0625 at the least
 EPOCHS = {"glyphs": (1, 2, 4, 8, 16, 32), "phrases": (1, 2, 4, 8, 16, 32), "minilm": (3, 6, 12, 24)}
 
@@ -26,6 +27,9 @@ def epochs_arm(name, epochs):
     return "minilm" if (name, epochs) == ("minilm", 12) else f"{name}-epochs-{epochs}"
 
 
+BASES = {**{base(name): title for name, title in SETS.items()}, **CIFAR}  # {arm: title}
+
+
 def beside_base(variants):
     """REKD as it is by default, beside a variant of it."""
     return [(f"{title}: default - {label}", (base(name), "rekd"), (f"{name}-{arm}", "rekd"))
@@ -36,8 +40,7 @@ QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)
     "Is anything selected?": [
         (f"{title}: {method.upper()} - predictor trained on random masks",
          (arm, method), (f"{arm.removesuffix('-base')}-random", "re"))
-        for arm, title in [*((base(name), title) for name, title in SETS.items()), *CIFAR.items()]
-        for method in ("re", "rekd")],
+        for arm, title in BASES.items() for method in ("re", "rekd")],
     "Where is REKD better than RE, at equal epochs?": [
         (f"{title}: REKD - RE", (arm, "rekd"), (arm, "re"))
         for arm, title in [*((epochs_arm(name, epochs), f"{title}, {epochs} epochs")
@@ -64,12 +67,12 @@ QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)
         "prediction-only": "predictions alone", "rationale-only": "rationales alone",
         "alpha-0": "alpha 0", "alpha-0.3": "alpha .3", "alpha-0.7": "alpha .7"}),
     "Were rationales worth distilling?": [
-        row for name, title in SETS.items() for row in (
-            (f"{title}: REKD - CLS student taught by predictions", (base(name), "rekd"),
-             (f"{name}-everything", "rekd")),
-            (f"{title}: CLS student taught by predictions - CLS", (f"{name}-everything", "rekd"),
-             (base(name), "cls")),
-            (f"{title}: REKD - CLS", (base(name), "rekd"), (base(name), "cls")))],
+        row for arm, title in BASES.items() for row in (
+            (f"{title}: REKD - CLS student taught by predictions", (arm, "rekd"),
+             (f"{arm.removesuffix('-base')}-everything", "rekd")),
+            (f"{title}: CLS student taught by predictions - CLS",
+             (f"{arm.removesuffix('-base')}-everything", "rekd"), (arm, "cls")),
+            (f"{title}: REKD - CLS", (arm, "rekd"), (arm, "cls")))],
     "Whose mask, whose noise?": beside_base({
         "own-mask": "teacher reads its own mask", "independent": "independent noise"}),
     "Which teacher?": beside_base({
