@@ -409,9 +409,9 @@ masks has {glyphs-random/re_accuracy:.3f} on glyphs, {phrases-random/re_accuracy
 {minilm-random/re_accuracy:.3f} on IMDB, where RE has {glyphs-base/re_accuracy:.3f},
 {phrases-base/re_accuracy:.3f} and {minilm/re_accuracy:.3f}.
 
-On photographs of CIFAR-10 in clutter (`clutter.py`), random masks have
-{clutter-2000-random/re_accuracy:.3f}, RE {clutter-2000/re_accuracy:.3f} and CLS
-{clutter-2000/cls_accuracy:.3f}.
+On photographs of CIFAR-10 in clutter (`clutter.py`; 2,000 images, {fresh-clutter/re_seeds}), random
+masks have {fresh-clutter-random/re_accuracy:.3f}, RE {fresh-clutter/re_accuracy:.3f}, REKD
+{fresh-clutter/rekd_accuracy:.3f} and CLS {fresh-clutter/cls_accuracy:.3f}.
 
 9. **What a mask's gradient weighs decides whether anything is selected.** The objects of CIFAR-10
 fill their images, and any patches tell something. Four crops and flips of each image, 10,000 images
@@ -504,7 +504,7 @@ SMALL = {  # the rows of the repository's README
     "imdb-2000": "IMDB, 2,000 reviews, from scratch",
     "fresh-10000": "CIFAR-10, 10,000 images, 57 epochs",
     "fresh-2000": "the same, 2,000 images, 100 epochs",
-    "clutter-2000": "these in clutter",
+    "fresh-clutter": "these in clutter",
 }
 
 SMALL_NOTE = """
@@ -531,8 +531,10 @@ TITLES = {
     "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, four crops, masking drop",
     "softmax-cifar10-2000": "CIFAR-10, 2,000 images, the softmax's gradient of a mask",
     "softmax-cifar10-2000-annealed": "CIFAR-10, 2,000 images, softmax's gradient, noise annealed",
-    "clutter-2000": "Photographs of CIFAR-10 in clutter, from scratch, 2,000 images, masking drop",
-    "softmax-clutter-2000": "Photographs in clutter, the softmax's gradient of a mask",
+    "fresh-clutter": "Photographs of CIFAR-10 in clutter, from scratch, new crops in every epoch",
+    "fresh-clutter-random": "Photographs in clutter, new crops, a predictor of random masks",
+    "clutter-2000": "Photographs of CIFAR-10 in clutter, four crops, masking drop",
+    "softmax-clutter-2000": "Photographs in clutter, four crops, the softmax's gradient of a mask",
     "clutter-2000-random": "Photographs in clutter, a predictor that is trained on random masks",
     "imdb-10000": "IMDB from scratch, 10,000 training reviews, masking drop",
     "imdb-10000-random": "IMDB, 10,000 reviews, a predictor that is trained on random masks",
@@ -565,7 +567,7 @@ What packing costs in accuracy: compare with glyphs-drop, which computes the sel
 random part of the others.""",
     "phrases-drop-unpacked": """\
 As for glyphs: compare with phrases-drop.""",
-    "clutter-2000": """\
+    "fresh-clutter": """\
 Each photograph stands at a random place among small pieces of others (`results/clutter.py`), and
 covers a quarter of the patches: here it matters what is kept. *F1* tells how much of what is kept
 lies in the photograph; a mask of random patches has .25.""",

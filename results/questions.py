@@ -14,6 +14,7 @@ from rekd import sign_flip_test
 
 SETS = {"glyphs": "Glyphs", "phrases": "Phrases", "minilm": "IMDB"}  # by prefix of an arm's name
 CIFAR = {"fresh-2000": "CIFAR-10, 2,000 images", "fresh-10000": "CIFAR-10, 10,000 images",
+         "fresh-clutter": "CIFAR-10 in clutter, 2,000 images",
          "vitsmall": "CIFAR-10, 112 px, pretrained teacher"}
 LEAST = 6  # seeds for a test: with five, p is .0625 at the least
 EPOCHS = {"glyphs": (1, 2, 4, 8, 16, 32), "phrases": (1, 2, 4, 8, 16, 32), "minilm": (3, 6, 12, 24)}

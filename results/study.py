@@ -51,6 +51,7 @@ FRESH = dict(CIFAR, views=100, teacher="vit_micro")  # new crops and flips in ev
 # Photographs of CIFAR-10 in clutter: python results/clutter.py data/cifar10 data/clutter
 CLUTTER = dict(CIFAR, dataset="clutter", rate=0.25, image_size=64, patch_size=8, limit=2000,
                epochs=40)
+FRESH_CLUTTER = dict(CLUTTER, views=100, teacher="vit_micro", epochs=100)
 ARMS = {
     "glyphs-drop": dict(GLYPHS, masking="drop", judge=True),
     "glyphs-zero": dict(GLYPHS, masking="zero", judge=True),
@@ -69,6 +70,8 @@ ARMS = {
                                   noise="annealed"),
     "clutter-2000": dict(CLUTTER, judge=True),
     "clutter-2000-random": dict(CLUTTER, method="re", without="generator"),
+    "fresh-clutter": dict(FRESH_CLUTTER, teach="fresh-clutter", judge=True),
+    "fresh-clutter-random": dict(FRESH_CLUTTER, method="re", without="generator"),
     "imdb-10000": dict(IMDB, limit=10000, epochs=8, judge=True),
     "imdb-10000-random": dict(IMDB, limit=10000, epochs=8, method="re", without="generator"),
     "cifar10-10000": dict(CIFAR, limit=10000, epochs=20, teach="cifar10", judge=True),
@@ -119,7 +122,8 @@ VARIANTS = {  # of REKD, by name
 }
 TEACHERS = {"cifar10": dict(CIFAR, teacher="vit:64:4:4", limit=10000, epochs=60),
             "fresh-2000": dict(FRESH, limit=2000, epochs=100),
-            "fresh-10000": dict(FRESH, limit=10000, epochs=57)}
+            "fresh-10000": dict(FRESH, limit=10000, epochs=57),
+            "fresh-clutter": FRESH_CLUTTER}
 for name in ("fresh-2000", "fresh-10000"):
     TEACHERS[f"{name}-big"] = dict(TEACHERS[name], teacher="vit:64:4:4")
 
