@@ -12,7 +12,7 @@
 
 Three kinds of model are compared. CLS: the predictor alone, on the whole input. RE: generator and
 predictor, trained by L_RE. REKD: the same, trained by L_REKD with a frozen RE teacher. Without
---dataset, the data is the built-in glyphs: --compare takes about a minute on two CPU cores, and
+--dataset, the data is the built-in glyphs: --compare takes a minute or two on two CPU cores, and
 each student reaches an accuracy of .99 (results/first.txt). A run leaves its options, log,
 checkpoints and a picture in runs/<dataset>/<role>-<method>-<preset>-seed<k>/; --resume goes on
 after an interruption.

@@ -512,7 +512,6 @@ SMALL = {  # the rows of the repository's README
     "imdb-2000": "IMDB, 2,000 reviews, from scratch",
     "fresh-10000": "CIFAR-10, 10,000 images, 57 epochs",
     "fresh-2000": "the same, 2,000 images, 100 epochs",
-    "fresh-clutter": "these in clutter",
 }
 
 SMALL_NOTE = """
