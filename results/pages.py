@@ -466,8 +466,9 @@ six pretrained layers, whose vocabulary all of them read. CLS, RE and REKD stude
 the same data, epochs and steps.
 
 The REKD students of Phrases with 32 epochs, and of other sizes than `bert_nano`, had a second
-training of their teacher, with the same options on another machine. It turned out weaker (on dev,
-.946 instead of .982), and REKD with it: compare those points with RE, not with the others.
+training of their teacher, with the same options on another machine. It turned out weaker, and REKD
+with it (each line of `runs.jsonl` tells its teacher's accuracy on dev): read those points by
+themselves.
 """
 
 PAIRED = """

@@ -8,7 +8,7 @@ kills       SIGKILL at a random moment, or just before a file gets its name; the
 mutations   a random change of a random file: refused by one sentence, or nothing of it is seen
 bombs       files that would run code, or fill the memory: nothing runs, and it is refused
 mistakes    a wrong command line (mistakes.txt): exit code 2 and one line
-No case may take 10 seconds or 2 GB, and none may end in a traceback. Needs fork (Linux, macOS).
+No case may take 10 seconds or 1.7 GB, and none may end in a traceback. Needs fork (Linux, macOS).
 """
 import argparse
 import contextlib
