@@ -1,4 +1,4 @@
-"""The look and the words of results/README.md: tables, charts, what to read there.
+"""The look of results/README.md: tables, charts, findings. What it says stands in words.py.
 
 `found` is the runs of an arm, {"cls": {seed: line}, "re": ..., "rekd": ..., "teacher": ...}, with
 the lines of runs.jsonl; `arms` is {arm: its runs}.
@@ -20,6 +20,20 @@ from questions import (
     counts,
     epochs_arm,
     variance_ratio,
+)
+from words import (
+    ASK,
+    CHARTS,
+    FINDINGS,
+    INTRODUCTION,
+    NOTES,
+    PAIRED,
+    READINGS,
+    RIGHT,
+    SMALL,
+    SMALL_NOTE,
+    TITLES,
+    VARIANCE,
 )
 
 from rekd import sign_flip_test
@@ -186,12 +200,12 @@ def variances(arms):
 
 def rationales(arms):
     """Are they right, and faithful?"""
-    parts = ["### Are the rationales right, and faithful?", RIGHT.strip()]
+    parts = ["### Are the rationales right, and faithful?"]
     for name, title in SETS.items():
         found = arms[base(name)]
         if any("judge" in line for line in found["re"].values()):
             parts += [f"{title}:", table_of_masks(found)]
-    return parts if len(parts) > 2 else []
+    return parts + paragraphs(RIGHT, {}, arms) if len(parts) > 1 else []
 
 
 def every_arm(arms):
@@ -325,283 +339,3 @@ def section(arm, found):
         parts.append(table_of_masks(found))
     parts += paragraphs(NOTES.get(arm, ""), found)
     return "\n\n".join(parts)
-
-
-# -------------------------------------------------------------------------------------- the words
-INTRODUCTION = """\
-# Results
-
-`python results/study.py --report` writes this page, its charts and the table of the repository's
-README from `runs.jsonl`. That file holds one line for every run: its options, its results on the
-test and dev sets, losses, accuracy, F1 and sampled rate of each epoch, its command, the versions of
-Python and torch, the hardware, and the commit of the code that made it.
-`python results/study.py ARM` makes the runs of an arm that have no line yet.
-
-Lines of commits before f087382 were made with another gradient of hidden positions in attention
-under `drop` (e / Z, at most e^3, instead of e / (Z + e)). What was made again since then (CIFAR-10;
-IMDB with 2,000 reviews, RE, first seed: .722, before .714) is the line that counts.
-
-The checkpoint of a run is chosen on dev examples. The test set is used once, by that checkpoint.
-The columns:
-
-- *accuracy*: on the test set. All figures are means over the seeds +- sample standard deviation.
-  Where all seeds have the same value, it stands alone.
-- *rate*: the share of patches or words that the rationale keeps, the same for every example but for
-  rounding. CLS has no rationale: it reads everything.
-- *empty*: the share of test examples whose rationale keeps nothing.
-- *F1*, *IoU*: agreement of the rationale with the true one, where that is known.
-- *parameters*: of the student. *seconds*: its training, on one thread of a busy CPU.
-- *p*: exact two-sided sign-flip test of REKD - RE, on counts of right answers. Six seeds cannot
-  give less than 0.031; with fewer than six there is no test.
-- The second table of an arm: the accuracy of the same predictors, of three seeds, on at most 2,000
-  test examples, when they read their generator's best features (*by rank*, as above), a draw as in
-  training (*sampled*), and as many features chosen at *random*, by *saliency* (gradient x
-  input) or by *attention* (of [CLS] in the last block). *alone*: how well a small network tells the
-  class from the masks by rank, without any content. *sufficiency* (low is good) and
-  *comprehensiveness* (high is good) follow ERASER.
-- *gap recovered*: (REKD - RE) / (CLS - RE), the share of what RE loses that the teacher brings
-  back. It is given only where CLS - RE is more than two standard errors above 0.
-"""
-
-FINDINGS = """
-1. **A pretrained teacher makes a small student better than it would be by itself.** On IMDB with
-2,000 reviews (`bert_nano`, 64 tokens), REKD has {minilm/rekd_accuracy:.3f}, from a tenth of the
-words; at the same data, vocabulary, epochs and steps RE has {minilm/re_accuracy:.3f}, and CLS,
-which reads everything, {minilm/cls_accuracy:.3f}. (A bigger student that reads 128 tokens for
-longer needs no teacher for more: CLS {imdb-2000/cls_accuracy:.3f}.)
-
-2. **That gain is the teacher's, not the rationale's.** A CLS student that learns from the same
-teacher's predictions, and reads everything, has {minilm-everything/rekd_accuracy:.3f}. What REKD
-adds is that its reasons are known, at that accuracy.
-
-3. On IMDB both distillations are needed: predictions alone give
-{minilm-prediction-only/rekd_accuracy:.3f}, rationales alone
-{minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference was found.
-
-4. **Where a teacher knows no more than its student could learn, REKD saves time at most.** On
-phrases it is ahead of RE after 4 epochs ({phrases-epochs-4/rekd_accuracy:.3f} and
-{phrases-epochs-4/re_accuracy:.3f}), hardly after 8 ({phrases-base/rekd_accuracy:.3f} and
-{phrases-base/re_accuracy:.3f}); on glyphs it is never clearly ahead, and behind after 1. After the
-correction none of these differences is significant.
-
-Where the teacher is better than its students by being bigger, it helps: IMDB, 10,000 reviews, from
-scratch, three seeds: teacher {imdb-10000/teacher_accuracy:.3f}, REKD
-{imdb-10000/rekd_accuracy:.3f}, RE {imdb-10000/re_accuracy:.3f}, CLS {imdb-10000/cls_accuracy:.3f}.
-
-5. **Once REKD has learned, it varies less from seed to seed than RE.** Phrases, 16 epochs: RE
-{phrases-epochs-16/re_spread}, REKD {phrases-epochs-16/rekd_spread}; IMDB: {minilm/re_spread} and
-{minilm/rekd_spread}. In the first epochs on phrases it varies more.
-
-6. **A bad teacher is worse than none.** On phrases, one of 2 epochs costs its students
-{phrases-teacher-weak/rekd_below:.3f}, and rationales that are one word off cost
-{phrases-shifted/rekd_below:.3f}; on glyphs the same costs {glyphs-teacher-weak/rekd_below:.3f} and
-{glyphs-shifted/rekd_below:.3f}. One of its student's size teaches almost as well, and its students'
-rationales are nearer to the truth. With 500 examples on phrases the teacher itself reaches only
-{phrases-examples-500/teacher_accuracy:.3f}; its students have
-{phrases-examples-500/rekd_accuracy:.3f}, RE {phrases-examples-500/re_accuracy:.3f}.
-
-7. **The shared annealing hardly matters.** On phrases, exponential, linear, tau at .5, 1 or 5
-throughout, and annealed noise are all within .003 of the cosine. On glyphs the exponential is
-{glyphs-exponential/rekd_below:.3f} below it, the only difference that is significant.
-
-8. **Something is selected where there is something to find.** A predictor that is trained on random
-masks has {glyphs-random/re_accuracy:.3f} on glyphs, {phrases-random/re_accuracy:.3f} on phrases,
-{minilm-random/re_accuracy:.3f} on IMDB, where RE has {glyphs-base/re_accuracy:.3f},
-{phrases-base/re_accuracy:.3f} and {minilm/re_accuracy:.3f}.
-
-On photographs of CIFAR-10 in clutter (`clutter.py`; 2,000 images, {fresh-clutter/re_seeds}), random
-masks have {fresh-clutter-random/re_accuracy:.3f}, RE {fresh-clutter/re_accuracy:.3f}, REKD
-{fresh-clutter/rekd_accuracy:.3f} and CLS {fresh-clutter/cls_accuracy:.3f}.
-
-9. **What a mask's gradient weighs decides whether anything is selected.** The objects of CIFAR-10
-fill their images, and any patches tell something. Four crops and flips of each image, 10,000 images
-and 20 epochs: a predictor of random patches has
-{cifar10-10000-random/re_accuracy:.3f}, one that reads the same ten
-patches of every image {cifar10-10000-same/re_accuracy:.3f}. With the softmax's gradient RE stays
-below both, at {softmax-cifar10-10000/re_accuracy:.3f} ({softmax-cifar10-10000/re_seeds}): its masks
-stay random in training. With the balanced gradient (`balanced_slope` in rekd.py; the default for
-images from scratch) it has {cifar10-10000/re_accuracy:.3f} ({cifar10-10000/re_seeds}).
-
-A bigger teacher that was trained for 60 epochs, {cifar10-10000/teacher_accuracy:.3f}, adds little:
-REKD has {cifar10-10000/rekd_accuracy:.3f} ({cifar10-10000/rekd_seeds}).
-
-After 60 epochs ({cifar10-long/re_seeds}) RE has {cifar10-long/re_accuracy:.3f} with the balanced
-gradient, {softmax-cifar10-long/re_accuracy:.3f} with the softmax's, random patches
-{cifar10-long-random/re_accuracy:.3f}, CLS {cifar10-long/cls_accuracy:.3f}.
-
-10. **A sure generator needs new crops in every epoch.** From four crops of 2,000 images, in 80
-epochs, both networks learn the training images by heart: RE has {cifar10-2000/re_accuracy:.3f}
-({cifar10-2000/re_seeds}), a predictor of random patches, which change all the time,
-{cifar10-2000-random/re_accuracy:.3f}. With other crops in each of 100 epochs (the default from
-scratch) RE has {fresh-2000/re_accuracy:.3f} ({fresh-2000/re_seeds}), random patches
-{fresh-2000-random/re_accuracy:.3f}, CLS {fresh-2000/cls_accuracy:.3f}; a teacher of the student's
-own size lifts it to {fresh-2000/rekd_accuracy:.3f} ({fresh-2000/rekd_seeds}).
-
-With 10,000 images and 57 epochs RE has {fresh-10000/re_accuracy:.3f} ({fresh-10000/re_seeds}), REKD
-{fresh-10000/rekd_accuracy:.3f} ({fresh-10000/rekd_seeds}), random patches
-{fresh-10000-random/re_accuracy:.3f}, CLS {fresh-10000/cls_accuracy:.3f}.
-
-A bigger teacher (vit:64:4:4, one seed) learned less in the same steps than RE of the student's
-size: {fresh-2000-big/teacher_accuracy:.3f} from 2,000 images,
-{fresh-10000-big/teacher_accuracy:.3f} from 10,000.
-
-Nor did pretrained weights make a teacher of images yet: DINOv2's ViT-Small, trained by RE on 2,000
-images of 112 px for 6 epochs (lr 5e-5, one try), has {vitsmall/teacher_accuracy:.3f}, less than
-small networks from scratch, so nobody was taught by it.
-
-11. A post-hoc explanation can leak: on phrases, the *places* of the words that CLS finds salient,
-without the words, tell the class (column *alone* of CLS); those of RE and REKD do not.
-
-12. A student's rationales become its teacher's. After one epoch on phrases, REKD's agree with the
-truth with F1 {phrases-epochs-1/rekd_f1:.2f} and RE's with {phrases-epochs-1/re_f1:.2f}; at the end,
-REKD has its teacher's ({phrases-epochs-16/rekd_f1:.2f}; teacher {phrases-base/teacher_f1:.2f}), and
-RE {phrases-epochs-16/re_f1:.2f}, which is more.
-"""
-
-CHARTS = """
-Mean of the seeds with its 95 % interval. Base of the built-in sets: 2,000 training examples, 8
-epochs, glyphs with masking `drop` and phrases with `zero`; one point is changed at a time. Of IMDB:
-2,000 reviews of up to 64 tokens, masking `drop`, students (`bert_nano`) from scratch, a teacher of
-six pretrained layers, whose vocabulary all of them read. CLS, RE and REKD students of a place have
-the same data, epochs and steps.
-
-The REKD students of Phrases with 32 epochs, and of other sizes than `bert_nano`, had a second
-training of their teacher, with the same options on another machine. It turned out weaker, and REKD
-with it (each line of `runs.jsonl` tells its teacher's accuracy on dev): read those points by
-themselves.
-"""
-
-PAIRED = """
-Differences are paired by seed, +- half of a 95 % interval (Student's t). p: exact two-sided
-sign-flip test; *Holm*: corrected for the number of tests in its table. Fewer than six seeds are not
-tested.
-"""
-
-READINGS = {}
-
-VARIANCE = """
-Accuracy, mean +- standard deviation; the ratio with a 95 % bootstrap interval over the seeds.
-"""
-
-RIGHT = """
-Three seeds, at most 2,000 test examples; columns as in the introduction. CLS has no rationale: its
-row shows random features, those of largest gradient x input (saliency) or attention, and what
-saliency gives away, its sufficiency and comprehensiveness. Its predictor never learned to read a
-part.
-"""
-
-ASK = """
-### Do people find them better? Not asked yet
-
-`python results/ask.py RUN RUN`, with the folders of an RE and a REKD student of the same data and
-rate, writes `ask.html`: one file that needs no network, for a computer or a phone. It shows 30 test
-examples (`--examples`), each with its label and the two rationales, unnamed and in random order; a
-reader picks the one that explains the label better, or neither. Equal rationales are left out and
-counted. Answers stay in the browser until the reader saves them to a small file.
-
-`python results/ask.py answers-*.json` counts such files: for each reader and in all, how often
-REKD, RE or neither was picked, REKD's share of the decided with its exact (Clopper-Pearson) 95 %
-interval, and an exact two-sided binomial test. Answers of several readers to the same examples are
-not independent, so the line "by majority", where every example counts once, is the safer one.
-"""
-
-SMALL = {  # the rows of the repository's README
-    "glyphs-base": "Glyphs, 2,000 images",
-    "phrases-epochs-4": "Phrases, `zero`, 2,000 texts, 4 epochs",
-    "phrases-base": "the same, 8 epochs",
-    "minilm": "IMDB, 2,000 reviews of 64 tokens, pretrained teacher",
-    "imdb-2000": "IMDB, 2,000 reviews, from scratch",
-    "fresh-10000": "CIFAR-10, 10,000 images, 57 epochs",
-    "fresh-2000": "the same, 2,000 images, 100 epochs",
-}
-
-SMALL_NOTE = """
-Test accuracy, mean +- standard deviation of {seeds} seeds. *Random*: a predictor trained on random
-features. In a row, data, epochs and steps are equal. A pretrained teacher's students are smallest.
-More in [results/README.md](results/README.md).
-"""
-
-TITLES = {
-    "glyphs-drop": "Glyphs, masking drop",
-    "glyphs-zero": "Glyphs, masking zero",
-    "phrases-drop": "Phrases, masking drop",
-    "phrases-zero": "Phrases, masking zero",
-    "glyphs-zero-lambda": "Glyphs, masking zero, the rate steered by L_select as in the paper",
-    "phrases-zero-lambda": "Phrases, masking zero, the rate steered by L_select as in the paper",
-    "glyphs-zero-cold": "Glyphs, masking zero, at the target rate from the first step",
-    "glyphs-drop-unpacked": "Glyphs, masking drop, all features computed in training",
-    "phrases-drop-unpacked": "Phrases, masking drop, all features computed in training",
-    "imdb-2000": "IMDB from scratch, 2,000 training reviews, masking drop",
-    "fresh-2000": "CIFAR-10 from scratch, 2,000 images, new crops in every epoch",
-    "fresh-10000": "CIFAR-10 from scratch, 10,000 images, new crops in every epoch",
-    "fresh-2000-random": "The same, 2,000 images, a predictor that is trained on random masks",
-    "fresh-10000-random": "The same, 10,000 images, a predictor that is trained on random masks",
-    "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, four crops, masking drop",
-    "softmax-cifar10-2000": "CIFAR-10, 2,000 images, the softmax's gradient of a mask",
-    "softmax-cifar10-2000-annealed": "CIFAR-10, 2,000 images, softmax's gradient, noise annealed",
-    "fresh-clutter": "Photographs of CIFAR-10 in clutter, from scratch, new crops in every epoch",
-    "fresh-clutter-random": "Photographs in clutter, new crops, a predictor of random masks",
-    "clutter-2000": "Photographs of CIFAR-10 in clutter, four crops, masking drop",
-    "softmax-clutter-2000": "Photographs in clutter, four crops, the softmax's gradient of a mask",
-    "clutter-2000-random": "Photographs in clutter, a predictor that is trained on random masks",
-    "imdb-10000": "IMDB from scratch, 10,000 training reviews, masking drop",
-    "imdb-10000-random": "IMDB, 10,000 reviews, a predictor that is trained on random masks",
-    "cifar10-10000": "CIFAR-10 from scratch, 10,000 training images, four crops, masking drop",
-    "softmax-cifar10-10000": "CIFAR-10, 10,000 images, the softmax's gradient of a mask",
-    "cifar10-10000-random": "CIFAR-10, 10,000 images, a predictor that is trained on random masks",
-    "cifar10-10000-same": "CIFAR-10, 10,000 images, the same patches of every image",
-    "cifar10-long": "CIFAR-10 from scratch, 10,000 training images, four crops, 60 epochs",
-    "softmax-cifar10-long": "CIFAR-10, 10,000 images, 60 epochs, the softmax's gradient of a mask",
-    "softmax-cifar10-long-annealed": "CIFAR-10, 60 epochs, softmax's gradient, noise annealed",
-    "cifar10-long-random": "CIFAR-10, 10,000 images, 60 epochs, a predictor of random masks",
-    "minilm": "IMDB, 2,000 training reviews of up to 64 tokens, a pretrained teacher, masking drop",
-    "imdb-2000-random": "IMDB, 2,000 reviews, a predictor that is trained on random masks",
-    "cifar10-2000-random": "CIFAR-10, 2,000 images, a predictor that is trained on random masks",
-}
-
-NOTES = {  # what to read from an arm's tables
-    "glyphs-drop": """\
-All three methods tell the digit. What the teacher changes is the rationale: F1 is {rekd_f1:.2f}
-with it and {re_f1:.2f} without, on the average, and it differs less from seed to seed.""",
-    "glyphs-zero-lambda": """\
-The same students as in glyphs-zero, but without `at_rate` and without the rate's curriculum:
-`--lambda-select 1e-2`.""",
-    "phrases-zero-lambda": """\
-As for glyphs: `--lambda-select 1e-2` instead of `at_rate` and the rate's curriculum.""",
-    "glyphs-zero-cold": """\
-With `at_rate`, but without the rate's curriculum.""",
-    "glyphs-drop-unpacked": """\
-What packing costs in accuracy: compare with glyphs-drop, which computes the selected patches and a
-random part of the others.""",
-    "phrases-drop-unpacked": """\
-As for glyphs: compare with phrases-drop.""",
-    "fresh-clutter": """\
-Each photograph stands at a random place among small pieces of others (`results/clutter.py`), and
-covers a quarter of the patches: here it matters what is kept. *F1* tells how much of what is kept
-lies in the photograph; a mask of random patches has .25.""",
-    "cifar10-10000": """\
-Balanced gradient of a mask. Compare with a predictor that is trained on random patches
-(cifar10-10000-random), and with the softmax's gradient (softmax-cifar10-10000).""",
-    "softmax-cifar10-10000": """\
-RE stays below a predictor that is trained on random patches (cifar10-10000-random), and its own
-predictor reads random patches better than those that its generator chose.""",
-    "cifar10-long": """\
-Compare with cifar10-long-random and softmax-cifar10-long, and with fresh-10000, whose crops are new
-in every epoch.""",
-    "fresh-2000": """\
-What `train.py` does by default for a folder of small images, here 2,000. Its teacher is RE of the
-first seed.""",
-    "fresh-10000": """\
-The same with 10,000.""",
-    "imdb-10000": """\
-RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the words, CLS
-{cls_accuracy:.3f} from all of them.""",
-    "imdb-2000": """\
-RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the words; CLS,
-{cls_accuracy:.3f} from all of them. The same predictors on random words of that number are far
-below, so it matters which words are kept.""",
-    "cifar10-2000": """\
-The object fills the image, and any patches will do. A predictor that is trained on random patches
-(cifar10-2000-random) is better than RE: it never sees the same patches of an image twice, while
-RE's generator soon is sure, and both networks learn the training images by heart.""",
-}

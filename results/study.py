@@ -194,8 +194,9 @@ VITSMALL = dict(FRESH, teacher="vit:384:12:6", teacher_init="vitsmall/model.safe
                 teacher_reads="teacher", teach="vitsmall")
 TEACHERS["vitsmall"] = dict(VITSMALL, epochs=8, lr=2e-5, batch_size=16, dropout=0.1,
                             mask_gradient="balanced")
-TEACHERS["vitsmall-fast"] = dict(TEACHERS["vitsmall"], epochs=6, lr=5e-5)  # it taught nobody
+TEACHERS["vitsmall-fast"] = dict(TEACHERS["vitsmall"], epochs=6, lr=5e-5)
 ARMS["vitsmall"] = dict(VITSMALL, judge=True)
+ARMS["vitsmall-fast"] = dict(VITSMALL, teach="vitsmall-fast", seeds=0)  # it taught nobody
 ARMS["vitsmall-everything"] = dict(VITSMALL, method="rekd", **VARIANTS["everything"])
 ARMS["vitsmall-random"] = dict(VITSMALL, method="re", without="generator")
 

@@ -1,0 +1,290 @@
+"""What results/README.md says. Figures in braces are looked up in runs.jsonl, see Figures in
+pages.py; a paragraph whose figures no line has is left out.
+"""
+
+INTRODUCTION = """\
+# Results
+
+`python results/study.py --report` writes this page, its charts and the table of the repository's
+README from `runs.jsonl`. That file holds one line for every run: its options, its results on the
+test and dev sets, losses, accuracy, F1 and sampled rate of each epoch, its command, the versions of
+Python and torch, the hardware, and the commit of the code that made it.
+`python results/study.py ARM` makes the runs of an arm that have no line yet.
+
+Lines of commits before f087382 were made with another gradient of hidden positions in attention
+under `drop` (e / Z, at most e^3, instead of e / (Z + e)). What was made again since then (CIFAR-10;
+IMDB with 2,000 reviews, RE, first seed: .722, before .714) is the line that counts.
+
+The checkpoint of a run is chosen on dev examples. The test set is used once, by that checkpoint.
+The columns:
+
+- *accuracy*: on the test set. All figures are means over the seeds +- sample standard deviation.
+  Where all seeds have the same value, it stands alone.
+- *rate*: the share of patches or words that the rationale keeps, the same for every example but for
+  rounding. CLS has no rationale: it reads everything.
+- *empty*: the share of test examples whose rationale keeps nothing.
+- *F1*, *IoU*: agreement of the rationale with the true one, where that is known.
+- *parameters*: of the student. *seconds*: its training, on one thread of a busy CPU.
+- *p*: exact two-sided sign-flip test of REKD - RE, on counts of right answers. Six seeds cannot
+  give less than 0.031; with fewer than six there is no test.
+- The second table of an arm: the accuracy of the same predictors, of three seeds, on at most 2,000
+  test examples, when they read their generator's best features (*by rank*, as above), a draw as in
+  training (*sampled*), and as many features chosen at *random*, by *saliency* (gradient x
+  input) or by *attention* (of [CLS] in the last block). *alone*: how well a small network tells the
+  class from the masks by rank, without any content. *sufficiency* (low is good) and
+  *comprehensiveness* (high is good) follow ERASER.
+- *gap recovered*: (REKD - RE) / (CLS - RE), the share of what RE loses that the teacher brings
+  back. It is given only where CLS - RE is more than two standard errors above 0.
+"""
+
+FINDINGS = """
+1. **A pretrained teacher makes a small student better than it would be by itself.** IMDB, 2,000
+reviews, at equal epochs: REKD {minilm/rekd_accuracy:.3f} from a tenth of the words, RE
+{minilm/re_accuracy:.3f}, CLS {minilm/cls_accuracy:.3f} from all of them.
+
+2. **That gain is the teacher's, not the rationale's.** A CLS student that is taught by predictions
+has {minilm-everything/rekd_accuracy:.3f}. What REKD adds, at that accuracy, is its reasons.
+
+3. **Both distillations are needed there.** Predictions alone give
+{minilm-prediction-only/rekd_accuracy:.3f}, rationales alone
+{minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference was found.
+
+4. **A teacher that knows no more than its student could learn saves time at most.** Phrases, REKD
+and RE: {phrases-epochs-4/rekd_accuracy:.3f} and {phrases-epochs-4/re_accuracy:.3f} after 4 epochs,
+{phrases-base/rekd_accuracy:.3f} and {phrases-base/re_accuracy:.3f} after 8.
+
+5. **Once REKD has learned, it varies less from seed to seed.** IMDB: RE {minilm/re_spread}, REKD
+{minilm/rekd_spread}; phrases, 16 epochs: {phrases-epochs-16/re_spread} and
+{phrases-epochs-16/rekd_spread}.
+
+6. **A bad teacher is worse than none.** Phrases: one of 2 epochs costs
+{phrases-teacher-weak/rekd_below:.3f}, rationales one word off cost
+{phrases-shifted/rekd_below:.3f}.
+
+7. **The shared annealing hardly matters.** On phrases, none of six other ways differs
+significantly from the cosine; on glyphs only the exponential does, which is
+{glyphs-exponential/rekd_below:.3f} below it.
+
+8. **Something is selected where there is something to find.** RE, and a predictor trained on random
+masks: glyphs {glyphs-base/re_accuracy:.3f} and {glyphs-random/re_accuracy:.3f}, phrases
+{phrases-base/re_accuracy:.3f} and {phrases-random/re_accuracy:.3f}, IMDB {minilm/re_accuracy:.3f}
+and {minilm-random/re_accuracy:.3f}, photographs in clutter {fresh-clutter/re_accuracy:.3f} and
+{fresh-clutter-random/re_accuracy:.3f}.
+
+9. **Where an object fills its image, any patches tell something.** CIFAR-10, 10,000 images: RE
+{fresh-10000/re_accuracy:.3f}, random {fresh-10000-random/re_accuracy:.3f}, CLS
+{fresh-10000/cls_accuracy:.3f}. That RE is above random depends on the mask's gradient, and on new
+crops in every epoch.
+
+10. **A student's rationales become its teacher's.** Phrases: after one epoch their F1 is
+{phrases-epochs-1/rekd_f1:.2f}, RE's {phrases-epochs-1/re_f1:.2f}; after 16 it is the teacher's,
+{phrases-epochs-16/rekd_f1:.2f}, while RE has {phrases-epochs-16/re_f1:.2f}.
+
+More on each stands below its question.
+"""
+
+CHARTS = """
+Mean of the seeds with its 95 % interval. Base of the built-in sets: 2,000 training examples, 8
+epochs, glyphs with masking `drop` and phrases with `zero`; one point is changed at a time. Of IMDB:
+2,000 reviews of up to 64 tokens, masking `drop`, students (`bert_nano`) from scratch, a teacher of
+six pretrained layers, whose vocabulary all of them read. CLS, RE and REKD students of a place have
+the same data, epochs and steps.
+
+The REKD students of Phrases with 32 epochs, and of other sizes than `bert_nano`, had a second
+training of their teacher, with the same options on another machine. It turned out weaker, and REKD
+with it (each line of `runs.jsonl` tells its teacher's accuracy on dev): read those points by
+themselves.
+"""
+
+PAIRED = """
+Differences are paired by seed, +- half of a 95 % interval (Student's t). p: exact two-sided
+sign-flip test; *Holm*: corrected for the number of tests in its table. Fewer than six seeds are not
+tested.
+"""
+
+READINGS = {  # below a question's table
+    "Is anything selected?": """
+Photographs of CIFAR-10 in clutter are made by `clutter.py`: each stands at a random place among
+pieces of others, and it is found.
+
+The objects of CIFAR-10 itself fill their images. Four crops and flips of each image, 10,000 images
+and 20 epochs: a predictor of random patches has {cifar10-10000-random/re_accuracy:.3f}, one that
+reads the same ten patches of every image {cifar10-10000-same/re_accuracy:.3f}, RE
+{cifar10-10000/re_accuracy:.3f}.
+
+*A sure generator needs new crops in every epoch.* From four crops of 2,000 images, in 80 epochs,
+both networks learn the training images by heart: RE has {cifar10-2000/re_accuracy:.3f}
+({cifar10-2000/re_seeds}), a predictor of random patches, which change all the time,
+{cifar10-2000-random/re_accuracy:.3f}. With other crops in each of 100 epochs (the default from
+scratch) RE has {fresh-2000/re_accuracy:.3f} ({fresh-2000/re_seeds}), random patches
+{fresh-2000-random/re_accuracy:.3f}, CLS {fresh-2000/cls_accuracy:.3f}.
+""",
+    "Where is REKD better than RE, at equal epochs?": """
+A bigger student that reads 128 tokens of the same reviews for longer needs no teacher for more than
+the pretrained one gives here: CLS from scratch {imdb-2000/cls_accuracy:.3f}.
+
+Where the teacher is better than its students by being bigger, it helps: IMDB, 10,000 reviews, from
+scratch, three seeds: teacher {imdb-10000/teacher_accuracy:.3f}, REKD
+{imdb-10000/rekd_accuracy:.3f}, RE {imdb-10000/re_accuracy:.3f}, CLS {imdb-10000/cls_accuracy:.3f}.
+
+On CIFAR-10 a teacher of the student's own size lifts RE from {fresh-2000/re_accuracy:.3f} to
+{fresh-2000/rekd_accuracy:.3f} with 2,000 images, and from {fresh-10000/re_accuracy:.3f} to
+{fresh-10000/rekd_accuracy:.3f} with 10,000. A bigger one (vit:64:4:4, one seed) learned less in the
+same steps: {fresh-2000-big/teacher_accuracy:.3f} and {fresh-10000-big/teacher_accuracy:.3f}. With
+four crops, one that was trained for 60 epochs, {cifar10-10000/teacher_accuracy:.3f}, added little:
+REKD has {cifar10-10000/rekd_accuracy:.3f}, RE {cifar10-10000/re_accuracy:.3f}.
+
+DINOv2's ViT-Small, trained by RE on 2,000 images of 112 px for 6 epochs at lr 5e-5, has
+{vitsmall-fast/teacher_accuracy:.3f}, less than small networks from scratch: it taught nobody.
+""",
+    "And with fewer examples, at equal steps?": """
+With 500 examples of phrases the teacher itself reaches only
+{phrases-examples-500/teacher_accuracy:.3f}; its students have
+{phrases-examples-500/rekd_accuracy:.3f}, RE {phrases-examples-500/re_accuracy:.3f}.
+""",
+    "Does the mask's gradient matter?": """
+With the softmax's gradient, RE on four crops of 10,000 images of CIFAR-10 stays below a predictor
+of random patches: {softmax-cifar10-10000/re_accuracy:.3f} ({softmax-cifar10-10000/re_seeds}) after
+20 epochs, where that has {cifar10-10000-random/re_accuracy:.3f}: its masks stay random in training.
+With the balanced gradient (`balanced_slope` in rekd.py; the default for images from scratch) it has
+{cifar10-10000/re_accuracy:.3f} ({cifar10-10000/re_seeds}).
+
+After 60 epochs ({cifar10-long/re_seeds}) RE has {cifar10-long/re_accuracy:.3f} with the balanced
+gradient, {softmax-cifar10-long/re_accuracy:.3f} with the softmax's, random patches
+{cifar10-long-random/re_accuracy:.3f}, CLS {cifar10-long/cls_accuracy:.3f}.
+""",
+    "Which teacher?": """
+One of its student's size teaches almost as well, and its students' rationales are nearer to the
+truth.
+""",
+}
+
+VARIANCE = """
+Accuracy, mean +- standard deviation; the ratio with a 95 % bootstrap interval over the seeds.
+"""
+
+RIGHT = """
+Three seeds, at most 2,000 test examples; columns as in the introduction. CLS has no rationale: its
+row shows random features, those of largest gradient x input (saliency) or attention, and what
+saliency gives away, its sufficiency and comprehensiveness. Its predictor never learned to read a
+part.
+
+A post-hoc explanation can leak: on phrases, the *places* of the words that CLS finds salient,
+without the words, tell the class (column *alone* of CLS); those of RE and REKD do not.
+"""
+
+ASK = """
+### Do people find them better? Not asked yet
+
+`python results/ask.py RUN RUN`, with the folders of an RE and a REKD student of the same data and
+rate, writes `ask.html`: one file that needs no network, for a computer or a phone. It shows 30 test
+examples (`--examples`), each with its label and the two rationales, unnamed and in random order; a
+reader picks the one that explains the label better, or neither. Equal rationales are left out and
+counted. Answers stay in the browser until the reader saves them to a small file.
+
+`python results/ask.py answers-*.json` counts such files: for each reader and in all, how often
+REKD, RE or neither was picked, REKD's share of the decided with its exact (Clopper-Pearson) 95 %
+interval, and an exact two-sided binomial test. Answers of several readers to the same examples are
+not independent, so the line "by majority", where every example counts once, is the safer one.
+"""
+
+SMALL = {  # the rows of the repository's README
+    "glyphs-base": "Glyphs, 2,000 images",
+    "phrases-epochs-4": "Phrases, `zero`, 2,000 texts, 4 epochs",
+    "phrases-base": "the same, 8 epochs",
+    "minilm": "IMDB, 2,000 reviews of 64 tokens, pretrained teacher",
+    "imdb-2000": "IMDB, 2,000 reviews, from scratch",
+    "fresh-10000": "CIFAR-10, 10,000 images, 57 epochs",
+    "fresh-2000": "the same, 2,000 images, 100 epochs",
+}
+
+SMALL_NOTE = """
+Test accuracy, mean +- standard deviation of {seeds} seeds. *Random*: a predictor trained on random
+features. In a row, data, epochs and steps are equal. A pretrained teacher's students are smallest.
+More in [results/README.md](results/README.md).
+"""
+
+TITLES = {
+    "glyphs-drop": "Glyphs, masking drop",
+    "glyphs-zero": "Glyphs, masking zero",
+    "phrases-drop": "Phrases, masking drop",
+    "phrases-zero": "Phrases, masking zero",
+    "glyphs-zero-lambda": "Glyphs, masking zero, the rate steered by L_select as in the paper",
+    "phrases-zero-lambda": "Phrases, masking zero, the rate steered by L_select as in the paper",
+    "glyphs-zero-cold": "Glyphs, masking zero, at the target rate from the first step",
+    "glyphs-drop-unpacked": "Glyphs, masking drop, all features computed in training",
+    "phrases-drop-unpacked": "Phrases, masking drop, all features computed in training",
+    "imdb-2000": "IMDB from scratch, 2,000 training reviews, masking drop",
+    "fresh-2000": "CIFAR-10 from scratch, 2,000 images, new crops in every epoch",
+    "fresh-10000": "CIFAR-10 from scratch, 10,000 images, new crops in every epoch",
+    "fresh-2000-random": "The same, 2,000 images, a predictor that is trained on random masks",
+    "fresh-10000-random": "The same, 10,000 images, a predictor that is trained on random masks",
+    "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, four crops, masking drop",
+    "softmax-cifar10-2000": "CIFAR-10, 2,000 images, the softmax's gradient of a mask",
+    "softmax-cifar10-2000-annealed": "CIFAR-10, 2,000 images, softmax's gradient, noise annealed",
+    "fresh-clutter": "Photographs of CIFAR-10 in clutter, from scratch, new crops in every epoch",
+    "fresh-clutter-random": "Photographs in clutter, new crops, a predictor of random masks",
+    "clutter-2000": "Photographs of CIFAR-10 in clutter, four crops, masking drop",
+    "softmax-clutter-2000": "Photographs in clutter, four crops, the softmax's gradient of a mask",
+    "clutter-2000-random": "Photographs in clutter, a predictor that is trained on random masks",
+    "imdb-10000": "IMDB from scratch, 10,000 training reviews, masking drop",
+    "imdb-10000-random": "IMDB, 10,000 reviews, a predictor that is trained on random masks",
+    "cifar10-10000": "CIFAR-10 from scratch, 10,000 training images, four crops, masking drop",
+    "softmax-cifar10-10000": "CIFAR-10, 10,000 images, the softmax's gradient of a mask",
+    "cifar10-10000-random": "CIFAR-10, 10,000 images, a predictor that is trained on random masks",
+    "cifar10-10000-same": "CIFAR-10, 10,000 images, the same patches of every image",
+    "cifar10-long": "CIFAR-10 from scratch, 10,000 training images, four crops, 60 epochs",
+    "softmax-cifar10-long": "CIFAR-10, 10,000 images, 60 epochs, the softmax's gradient of a mask",
+    "softmax-cifar10-long-annealed": "CIFAR-10, 60 epochs, softmax's gradient, noise annealed",
+    "cifar10-long-random": "CIFAR-10, 10,000 images, 60 epochs, a predictor of random masks",
+    "minilm": "IMDB, 2,000 training reviews of up to 64 tokens, a pretrained teacher, masking drop",
+    "imdb-2000-random": "IMDB, 2,000 reviews, a predictor that is trained on random masks",
+    "cifar10-2000-random": "CIFAR-10, 2,000 images, a predictor that is trained on random masks",
+}
+
+NOTES = {  # what to read from an arm's tables
+    "glyphs-drop": """\
+All three methods tell the digit. What the teacher changes is the rationale: F1 is {rekd_f1:.2f}
+with it and {re_f1:.2f} without, on the average, and it differs less from seed to seed.""",
+    "glyphs-zero-lambda": """\
+The same students as in glyphs-zero, but without `at_rate` and without the rate's curriculum:
+`--lambda-select 1e-2`.""",
+    "phrases-zero-lambda": """\
+As for glyphs: `--lambda-select 1e-2` instead of `at_rate` and the rate's curriculum.""",
+    "glyphs-zero-cold": """\
+With `at_rate`, but without the rate's curriculum.""",
+    "glyphs-drop-unpacked": """\
+What packing costs in accuracy: compare with glyphs-drop, which computes the selected patches and a
+random part of the others.""",
+    "phrases-drop-unpacked": """\
+As for glyphs: compare with phrases-drop.""",
+    "fresh-clutter": """\
+Each photograph stands at a random place among small pieces of others (`results/clutter.py`), and
+covers a quarter of the patches: here it matters what is kept. *F1* tells how much of what is kept
+lies in the photograph; a mask of random patches has .25.""",
+    "cifar10-10000": """\
+Balanced gradient of a mask. Compare with a predictor that is trained on random patches
+(cifar10-10000-random), and with the softmax's gradient (softmax-cifar10-10000).""",
+    "softmax-cifar10-10000": """\
+RE stays below a predictor that is trained on random patches (cifar10-10000-random), and its own
+predictor reads random patches better than those that its generator chose.""",
+    "cifar10-long": """\
+Compare with cifar10-long-random and softmax-cifar10-long, and with fresh-10000, whose crops are new
+in every epoch.""",
+    "fresh-2000": """\
+What `train.py` does by default for a folder of small images, here 2,000. Its teacher is RE of the
+first seed.""",
+    "fresh-10000": """\
+The same with 10,000.""",
+    "imdb-10000": """\
+RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the words, CLS
+{cls_accuracy:.3f} from all of them.""",
+    "imdb-2000": """\
+RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the words; CLS,
+{cls_accuracy:.3f} from all of them. The same predictors on random words of that number are far
+below, so it matters which words are kept.""",
+    "cifar10-2000": """\
+The object fills the image, and any patches will do. A predictor that is trained on random patches
+(cifar10-2000-random) is better than RE: it never sees the same patches of an image twice, while
+RE's generator soon is sure, and both networks learn the training images by heart.""",
+}
