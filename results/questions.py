@@ -64,6 +64,13 @@ QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)
             ("Glyphs, 4 epochs", "balanced-glyphs-epochs-4", "glyphs-epochs-4"),
             ("Glyphs, 8 epochs", "balanced-glyphs-base", "glyphs-base"))
         for method, label in (("re", "RE"), ("rekd", "REKD and its teacher"))],
+    "What does packing cost?": [
+        (f"{title}, RE: packed - all features computed", (packed, "re"), (unpacked, "re"))
+        for title, packed, unpacked in (
+            ("Glyphs, 6,000 images", "glyphs-drop", "glyphs-drop-unpacked"),
+            ("Phrases, 6,000 texts", "phrases-drop", "phrases-drop-unpacked"),
+            ("IMDB, 2,000 reviews, from scratch", "imdb-packed", "imdb-unpacked"),
+            ("CIFAR-10, 2,000 images, 40 epochs", "cifar10-packed", "cifar10-unpacked"))],
     "Which distillation helps?": beside_base({
         "prediction-only": "predictions alone", "rationale-only": "rationales alone",
         "alpha-0": "alpha 0", "alpha-0.3": "alpha .3", "alpha-0.7": "alpha .7"}),

@@ -153,6 +153,10 @@ After 60 epochs ({cifar10-long/re_seeds}) RE has {cifar10-long/re_accuracy:.3f} 
 gradient, {softmax-cifar10-long/re_accuracy:.3f} with the softmax's, random patches
 {cifar10-long-random/re_accuracy:.3f}, CLS {cifar10-long/cls_accuracy:.3f}.
 """,
+    "What does packing cost?": """
+With `drop`, a predictor in training computes the selected features and a random part of the others,
+whose gradients are scaled up. All features computed is slower, and no more accurate.
+""",
     "Which teacher?": """
 One of its student's size teaches almost as well, and its students' rationales are nearer to the
 truth.
