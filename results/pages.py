@@ -24,6 +24,7 @@ from questions import (
 from words import (
     ASK,
     CHARTS,
+    EVERY_ARM,
     FINDINGS,
     INTRODUCTION,
     NOTES,
@@ -143,7 +144,7 @@ def parameters(found):
 
 
 def chart_sections(arms):
-    parts = ["## Charts", CHARTS.strip()]
+    parts = ["## Charts", *paragraphs(CHARTS, {}, arms)]
     for file, (title, _, places) in charts_of(arms).items():
         told = span(len(found["re"]) for _, found in places)
         parts.append(f"![{title}](charts/{file}.svg)\n\n*{title}: {told} seeds"
@@ -212,13 +213,15 @@ def every_arm(arms):
     """Accuracies of all arms, none left out."""
     rows = [["arm", "seeds", "CLS", "RE", "REKD", "F1 of RE", "F1 of REKD"]]
     for arm, found in arms.items():
-        seeds = max(len(found[method]) for method in ("cls", "re", "rekd"))
-        if seeds:
+        seeds = [str(len(found[method])) for method in ("cls", "re", "rekd")]
+        if any(map(int, seeds)):
             cells = [spread(measured(found[method], "accuracy"), 3)
                      for method in ("cls", "re", "rekd")]
             cells += [spread(measured(found[method], "f1"), 2) for method in ("re", "rekd")]
-            rows.append([arm, str(seeds), *cells])
-    return "## Every arm\n\nAccuracy on the test set.\n\n" + aligned(rows)
+            if arm.endswith("everything"):
+                cells[-1] = "-"  # a CLS student chose nothing
+            rows.append([arm, "/".join(seeds), *cells])
+    return "\n\n".join(["## Every arm", EVERY_ARM.strip(), aligned(rows)])
 
 
 def small_table(arms):
@@ -261,13 +264,18 @@ def table_of_masks(found):
 
 
 def gap_recovered(found):
-    """(REKD - RE) / (CLS - RE), where CLS - RE is more than two standard errors above 0."""
-    gap = counts(found["cls"], found["re"])
-    if len(gap) < 2:
+    """(REKD - RE) / (CLS - RE), where both differences are sure."""
+    gap, gain = counts(found["cls"], found["re"]), counts(found["rekd"], found["re"])
+    if len(gap) < 2 or len(gain) < 2:
         return "-"
-    if mean(gap) <= 2 * stdev(gap) / len(gap) ** 0.5:
-        return "no gap to recover"
-    return f"{mean(counts(found['rekd'], found['re'])) / mean(gap):.0%}"
+    if not is_sure(gap):
+        return "no sure gap to recover"
+    return f"{mean(gain) / mean(gap):.0%}" if is_sure(gain) else "nothing that is sure"
+
+
+def is_sure(differences):
+    """More than two standard errors above 0."""
+    return mean(differences) > 2 * stdev(differences) / len(differences) ** 0.5
 
 
 def verdict(found):
@@ -298,7 +306,8 @@ class Figures(dict):
     """The mean of {re_accuracy}, and of {glyphs-base/re_accuracy}, when a text asks for it.
 
     {arm/re_spread} is the mean accuracy and its standard deviation, {arm/re_seeds} of how many
-    seeds, {arm/re_below} how far it is below that of the arm's base.
+    seeds, {arm/re_below} how far it is below that of the arm's base. {arm/re_ceiling} is the best
+    F1 that a rationale of that length can have.
     """
 
     def __init__(self, found, arms):
@@ -308,7 +317,11 @@ class Figures(dict):
         arm, _, name = name.rpartition("/")
         found = self["arms"][arm] if arm else self["found"]
         method, _, key = name.partition("_")
-        values = measured(found[method], "accuracy" if key in ("spread", "seeds", "below") else key)
+        words = "spread", "seeds", "below"
+        if key == "ceiling":
+            values = [ceiling(line["test"]) for line in found[method].values()]
+        else:
+            values = measured(found[method], "accuracy" if key in words else key)
         if not values:
             raise NotMeasured(name)
         if key == "spread":
@@ -319,6 +332,12 @@ class Figures(dict):
             base_arm = self["arms"][base(arm.partition("-")[0])]
             return mean(measured(base_arm[method], "accuracy")) - mean(values)
         return mean(values)
+
+
+def ceiling(test):
+    """The best F1 that is possible when so many features are kept."""
+    kept = test["recall"] / test["precision"]  # for each true one
+    return 2 * min(kept, 1) / (kept + 1)
 
 
 def paragraphs(text, found, arms=None):

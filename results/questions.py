@@ -157,8 +157,8 @@ def answer(compared):
     up = [row["what"] for row in sure if row["mean"] > 0]
     down = [row["what"] for row in sure if row["mean"] < 0]
     verb = "differs" if len(sure) == 1 else "differ"
-    parts = [f"Of {len(tested)} tested (six seeds or more), {len(sure)} {verb} from 0 at .05 after "
-             f"the correction"]
+    parts = [f"Of {len(tested)} tested (six seeds or more), {len(sure)} {verb} in accuracy at .05 "
+             f"after the correction"]
     if up:
         parts.append("the first is better in: " + ", ".join(up))
     if down:

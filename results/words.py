@@ -15,11 +15,13 @@ Lines of commits before f087382 were made with another gradient of hidden positi
 under `drop` (e / Z, at most e^3, instead of e / (Z + e)). What was made again since then (CIFAR-10;
 IMDB with 2,000 reviews, RE, first seed: .722, before .714) is the line that counts.
 
-The checkpoint of a run is chosen on dev examples. The test set is used once, by that checkpoint.
-The columns:
+The checkpoint of a run is chosen on dev examples, and reads the test set once for its *accuracy*.
+The second tables read it again. (That images have the balanced gradient by default was decided by
+test figures of CIFAR-10, too: those are not blind.) The columns:
 
-- *accuracy*: on the test set. All figures are means over the seeds +- sample standard deviation.
-  Where all seeds have the same value, it stands alone.
+- *accuracy*: on the test set. All figures are means over the seeds +- sample standard deviation; in
+  the charts and below *Questions*, +- half of a 95 % interval. A figure that stands alone is of one
+  seed, or the same for all.
 - *rate*: the share of patches or words that the rationale keeps, the same for every example but for
   rounding. CLS has no rationale: it reads everything.
 - *empty*: the share of test examples whose rationale keeps nothing.
@@ -34,7 +36,7 @@ The columns:
   class from the masks by rank, without any content. *sufficiency* (low is good) and
   *comprehensiveness* (high is good) follow ERASER.
 - *gap recovered*: (REKD - RE) / (CLS - RE), the share of what RE loses that the teacher brings
-  back. It is given only where CLS - RE is more than two standard errors above 0.
+  back. It is given only where both differences are more than two standard errors above 0.
 """
 
 FINDINGS = """
@@ -42,28 +44,27 @@ FINDINGS = """
 reviews, at equal epochs: REKD {minilm/rekd_accuracy:.3f} from a tenth of the words, RE
 {minilm/re_accuracy:.3f}, CLS {minilm/cls_accuracy:.3f} from all of them.
 
-2. **That gain is the teacher's, not the rationale's.** A CLS student that is taught by predictions
-has {minilm-everything/rekd_accuracy:.3f}. What REKD adds, at that accuracy, is its reasons.
+2. **That gain is the teacher's, not the rationale's.** A CLS student that learns from the same
+teacher's predictions has {minilm-everything/rekd_accuracy:.3f}, too. What REKD adds is its reasons.
 
-3. **Both distillations are needed there.** Predictions alone give
-{minilm-prediction-only/rekd_accuracy:.3f}, rationales alone
-{minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference was found.
+3. **For a student with rationales, both distillations help there** (5 seeds, no test): both
+{minilm/rekd_accuracy:.3f}, predictions alone {minilm-prediction-only/rekd_accuracy:.3f}, rationales
+alone {minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference is sure.
 
-4. **A teacher that knows no more than its student could learn saves time at most.** Phrases, REKD
-and RE: {phrases-epochs-4/rekd_accuracy:.3f} and {phrases-epochs-4/re_accuracy:.3f} after 4 epochs,
-{phrases-base/rekd_accuracy:.3f} and {phrases-base/re_accuracy:.3f} after 8.
+4. **From a teacher that knows no more than its student could learn, no gain is sure.** Phrases,
+REKD and RE: {phrases-epochs-4/rekd_accuracy:.3f} and {phrases-epochs-4/re_accuracy:.3f} after 4
+epochs, {phrases-base/rekd_accuracy:.3f} and {phrases-base/re_accuracy:.3f} after 8.
 
-5. **Once REKD has learned, it varies less from seed to seed.** IMDB: RE {minilm/re_spread}, REKD
-{minilm/rekd_spread}; phrases, 16 epochs: {phrases-epochs-16/re_spread} and
-{phrases-epochs-16/rekd_spread}.
+5. **On IMDB, and on phrases from 4 epochs on, REKD varies less from seed to seed.** IMDB: RE
+{minilm/re_spread}, REKD {minilm/rekd_spread}; phrases, 8 epochs: {phrases-base/re_spread} and
+{phrases-base/rekd_spread}. RE has a few poor seeds there. On glyphs this is not sure.
 
-6. **A bad teacher is worse than none.** Phrases: one of 2 epochs costs
-{phrases-teacher-weak/rekd_below:.3f}, rationales one word off cost
-{phrases-shifted/rekd_below:.3f}.
+6. **A bad teacher is worse than none.** Phrases: RE has {phrases-base/re_accuracy:.3f}. REKD has
+{phrases-teacher-weak/rekd_accuracy:.3f} from a teacher of 2 epochs, which still guesses, and
+{phrases-shifted/rekd_accuracy:.3f} from rationales that are one word off.
 
-7. **The shared annealing hardly matters.** On phrases, none of six other ways differs
-significantly from the cosine; on glyphs only the exponential does, which is
-{glyphs-exponential/rekd_below:.3f} below it.
+7. **How tau falls hardly matters.** On phrases, none of six other ways differs significantly from
+the cosine; on glyphs only the exponential does, by {glyphs-exponential/rekd_below:.3f}.
 
 8. **Something is selected where there is something to find.** RE, and a predictor trained on random
 masks: glyphs {glyphs-base/re_accuracy:.3f} and {glyphs-random/re_accuracy:.3f}, phrases
@@ -73,14 +74,14 @@ and {minilm-random/re_accuracy:.3f}, photographs in clutter {fresh-clutter/re_ac
 
 9. **Where an object fills its image, any patches tell something.** CIFAR-10, 10,000 images: RE
 {fresh-10000/re_accuracy:.3f}, random {fresh-10000-random/re_accuracy:.3f}, CLS
-{fresh-10000/cls_accuracy:.3f}. That RE is above random depends on the mask's gradient, and on new
-crops in every epoch.
+{fresh-10000/cls_accuracy:.3f}. That RE is above random is not sure (3 seeds).
 
-10. **A student's rationales become its teacher's.** Phrases: after one epoch their F1 is
-{phrases-epochs-1/rekd_f1:.2f}, RE's {phrases-epochs-1/re_f1:.2f}; after 16 it is the teacher's,
-{phrases-epochs-16/rekd_f1:.2f}, while RE has {phrases-epochs-16/re_f1:.2f}.
+10. **A student's rationales become as right as its teacher's, no more.** Phrases: after one epoch
+their F1 is {phrases-epochs-1/rekd_f1:.2f}, RE's {phrases-epochs-1/re_f1:.2f}. After 16 it is
+{phrases-epochs-16/rekd_f1:.2f}, the teacher's {phrases-base/teacher_f1:.2f}, and RE's is higher:
+{phrases-epochs-16/re_f1:.2f}.
 
-More on each stands below its question.
+The tables stand below the questions.
 """
 
 CHARTS = """
@@ -90,22 +91,30 @@ epochs, glyphs with masking `drop` and phrases with `zero`; one point is changed
 six pretrained layers, whose vocabulary all of them read. CLS, RE and REKD students of a place have
 the same data, epochs and steps.
 
-The REKD students of Phrases with 32 epochs, and of other sizes than `bert_nano`, had a second
-training of their teacher, with the same options on another machine. It turned out weaker, and REKD
-with it (each line of `runs.jsonl` tells its teacher's accuracy on dev): read those points by
-themselves.
+The REKD students of Phrases with 32 epochs, and of other sizes than `bert_nano`, had another
+teacher: its training was repeated, with the same options on another machine, and it turned out
+weaker (each line of `runs.jsonl` tells its teacher's accuracy on dev). Do not compare those points
+with the others.
+
+The length of the true rationale limits F1. On glyphs it can be {glyphs-base/re_ceiling:.2f}; on
+phrases, where more is kept than is true, {phrases-base/re_ceiling:.2f}, and so the chart by rate
+mostly shows the limit. Random masks have {glyphs-random/re_f1:.2f} and {phrases-random/re_f1:.2f}.
 """
 
 PAIRED = """
 Differences are paired by seed, +- half of a 95 % interval (Student's t). p: exact two-sided
-sign-flip test; *Holm*: corrected for the number of tests in its table. Fewer than six seeds are not
-tested.
+sign-flip test of the accuracies; *Holm*: corrected for the number of tests in its table. Fewer than
+six seeds are not tested.
+
+All REKD students of an arm have the same teacher. So p and the intervals tell how students vary,
+not how teachers do. On CIFAR-10 and in clutter, that teacher is the RE student of the first seed.
 """
 
 READINGS = {  # below a question's table
     "Is anything selected?": """
 Photographs of CIFAR-10 in clutter are made by `clutter.py`: each stands at a random place among
-pieces of others, and it is found.
+pieces of others. F1 with it is {fresh-clutter/re_f1:.2f} for RE, {fresh-clutter/rekd_f1:.2f} for
+REKD, and .25 for random patches.
 
 The objects of CIFAR-10 itself fill their images. Four crops and flips of each image, 10,000 images
 and 20 epochs: a predictor of random patches has {cifar10-10000-random/re_accuracy:.3f}, one that
@@ -120,22 +129,27 @@ scratch) RE has {fresh-2000/re_accuracy:.3f} ({fresh-2000/re_seeds}), random pat
 {fresh-2000-random/re_accuracy:.3f}, CLS {fresh-2000/cls_accuracy:.3f}.
 """,
     "Where is REKD better than RE, at equal epochs?": """
-A bigger student that reads 128 tokens of the same reviews for longer needs no teacher for more than
-the pretrained one gives here: CLS from scratch {imdb-2000/cls_accuracy:.3f}.
+The time of IMDB's 12 epochs: CLS {minilm/cls_seconds:.0f} s, RE {minilm/re_seconds:.0f} s, REKD
+{minilm/rekd_seconds:.0f} s, its teacher ({minilm/teacher_accuracy:.3f})
+{minilm/teacher_seconds:.0f} s.
 
-Where the teacher is better than its students by being bigger, it helps: IMDB, 10,000 reviews, from
-scratch, three seeds: teacher {imdb-10000/teacher_accuracy:.3f}, REKD
-{imdb-10000/rekd_accuracy:.3f}, RE {imdb-10000/re_accuracy:.3f}, CLS {imdb-10000/cls_accuracy:.3f}.
+A pretrained teacher is not the only way: a `bert_micro` CLS student from scratch, with 128 tokens
+and 32 epochs on the same reviews, reaches {imdb-2000/cls_accuracy:.3f}.
 
-On CIFAR-10 a teacher of the student's own size lifts RE from {fresh-2000/re_accuracy:.3f} to
-{fresh-2000/rekd_accuracy:.3f} with 2,000 images, and from {fresh-10000/re_accuracy:.3f} to
-{fresh-10000/rekd_accuracy:.3f} with 10,000. A bigger one (vit:64:4:4, one seed) learned less in the
-same steps: {fresh-2000-big/teacher_accuracy:.3f} and {fresh-10000-big/teacher_accuracy:.3f}. With
-four crops, one that was trained for 60 epochs, {cifar10-10000/teacher_accuracy:.3f}, added little:
-REKD has {cifar10-10000/rekd_accuracy:.3f}, RE {cifar10-10000/re_accuracy:.3f}.
+A teacher that is better than its students by being bigger, three seeds: IMDB, 10,000 reviews, from
+scratch: teacher {imdb-10000/teacher_accuracy:.3f}, REKD {imdb-10000/rekd_spread}, RE
+{imdb-10000/re_spread}, CLS {imdb-10000/cls_spread}.
+
+On CIFAR-10, with a teacher of its own size, REKD's mean is above RE's, but three seeds do not
+decide it: {fresh-2000/rekd_accuracy:.3f} and {fresh-2000/re_accuracy:.3f} with 2,000 images,
+{fresh-10000/rekd_accuracy:.3f} and {fresh-10000/re_accuracy:.3f} with 10,000. A bigger one
+(vit:64:4:4, one seed) learned less in the same steps: {fresh-2000-big/teacher_accuracy:.3f} and
+{fresh-10000-big/teacher_accuracy:.3f}. With four crops, one that was trained for 60 epochs,
+{cifar10-10000/teacher_accuracy:.3f}, added little: REKD has {cifar10-10000/rekd_accuracy:.3f}, RE
+{cifar10-10000/re_accuracy:.3f}.
 
 DINOv2's ViT-Small, trained by RE on 2,000 images of 112 px for 6 epochs at lr 5e-5, has
-{vitsmall-fast/teacher_accuracy:.3f}, less than small networks from scratch: it taught nobody.
+{vitsmall-fast/teacher_accuracy:.3f}. That training failed, and taught nobody.
 """,
     "And with fewer examples, at equal steps?": """
 With 500 examples of phrases the teacher itself reaches only
@@ -145,17 +159,22 @@ With 500 examples of phrases the teacher itself reaches only
     "Does the mask's gradient matter?": """
 With the softmax's gradient, RE on four crops of 10,000 images of CIFAR-10 stays below a predictor
 of random patches: {softmax-cifar10-10000/re_accuracy:.3f} ({softmax-cifar10-10000/re_seeds}) after
-20 epochs, where that has {cifar10-10000-random/re_accuracy:.3f}: its masks stay random in training.
+20 epochs, where that has {cifar10-10000-random/re_accuracy:.3f}.
 With the balanced gradient (`balanced_slope` in rekd.py; the default for images from scratch) it has
 {cifar10-10000/re_accuracy:.3f} ({cifar10-10000/re_seeds}).
 
-After 60 epochs ({cifar10-long/re_seeds}) RE has {cifar10-long/re_accuracy:.3f} with the balanced
-gradient, {softmax-cifar10-long/re_accuracy:.3f} with the softmax's, random patches
-{cifar10-long-random/re_accuracy:.3f}, CLS {cifar10-long/cls_accuracy:.3f}.
+After 60 epochs RE has {cifar10-long/re_accuracy:.3f} with the balanced gradient
+({cifar10-long/re_seeds}), {softmax-cifar10-long/re_accuracy:.3f} with the softmax's
+({softmax-cifar10-long/re_seeds}), random patches {cifar10-long-random/re_accuracy:.3f}, CLS
+{cifar10-long/cls_accuracy:.3f}. With 2,000 images the balanced gradient is no better.
 """,
     "What does packing cost?": """
 With `drop`, a predictor in training computes the selected features and a random part of the others,
-whose gradients are scaled up. All features computed is slower, and no more accurate.
+whose gradients are scaled up. Seconds a training, packed and not, on a busy CPU: glyphs
+{glyphs-drop/re_seconds:.0f} and {glyphs-drop-unpacked/re_seconds:.0f}, phrases
+{phrases-drop/re_seconds:.0f} and {phrases-drop-unpacked/re_seconds:.0f}, IMDB
+{imdb-packed/re_seconds:.0f} and {imdb-unpacked/re_seconds:.0f}, CIFAR-10
+{cifar10-packed/re_seconds:.0f} and {cifar10-unpacked/re_seconds:.0f}.
 """,
     "Which teacher?": """
 One of its student's size teaches almost as well, and its students' rationales are nearer to the
@@ -173,8 +192,13 @@ row shows random features, those of largest gradient x input (saliency) or atten
 saliency gives away, its sufficiency and comprehensiveness. Its predictor never learned to read a
 part.
 
-A post-hoc explanation can leak: on phrases, the *places* of the words that CLS finds salient,
-without the words, tell the class (column *alone* of CLS); those of RE and REKD do not.
+Sufficiency and comprehensiveness start from the class that a predictor gives for the *whole* input,
+and those of RE and REKD end their training on a few features. So these two columns compare the
+rationales of one method, not the methods.
+
+Masks can leak. On phrases, the *places* of the words that CLS finds salient, without the words,
+tell the class (column *alone* of CLS); those of RE and REKD do not. On glyphs, of ten classes, the
+places tell a little, those of RE and REKD more than those of CLS.
 """
 
 ASK = """
@@ -192,6 +216,11 @@ interval, and an exact two-sided binomial test. Answers of several readers to th
 not independent, so the line "by majority", where every example counts once, is the safer one.
 """
 
+EVERY_ARM = """
+Accuracy on the test set; seeds of CLS, RE and REKD. `random` and `same`: the predictor's masks are
+random, or the same for every input. `everything`: a CLS student that is taught by predictions.
+"""
+
 SMALL = {  # the rows of the repository's README
     "glyphs-base": "Glyphs, 2,000 images",
     "phrases-epochs-4": "Phrases, `zero`, 2,000 texts, 4 epochs",
@@ -204,7 +233,7 @@ SMALL = {  # the rows of the repository's README
 
 SMALL_NOTE = """
 Test accuracy, mean +- standard deviation of {seeds} seeds. *Random*: a predictor trained on random
-features. In a row, data, epochs and steps are equal. A pretrained teacher's students are smallest.
+features. In a row, data, epochs and steps are equal; the two kinds of IMDB students differ in size.
 More in [results/README.md](results/README.md).
 """
 
@@ -248,8 +277,8 @@ TITLES = {
 
 NOTES = {  # what to read from an arm's tables
     "glyphs-drop": """\
-All three methods tell the digit. What the teacher changes is the rationale: F1 is {rekd_f1:.2f}
-with it and {re_f1:.2f} without, on the average, and it differs less from seed to seed.""",
+All three methods tell the digit. Here the teacher's students have a higher F1, {rekd_f1:.2f}
+instead of {re_f1:.2f}, and it differs less from seed to seed.""",
     "glyphs-zero-lambda": """\
 The same students as in glyphs-zero, but without `at_rate` and without the rate's curriculum:
 `--lambda-select 1e-2`.""",
@@ -286,7 +315,7 @@ RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the 
     "imdb-2000": """\
 RE and REKD reach {re_accuracy:.3f} and {rekd_accuracy:.3f} from a tenth of the words; CLS,
 {cls_accuracy:.3f} from all of them. The same predictors on random words of that number are far
-below, so it matters which words are kept.""",
+below, so it matters which words are kept. Words chosen by saliency serve them as well.""",
     "cifar10-2000": """\
 The object fills the image, and any patches will do. A predictor that is trained on random patches
 (cifar10-2000-random) is better than RE: it never sees the same patches of an image twice, while
