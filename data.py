@@ -123,13 +123,14 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
     texts.
     """
     whole, test, classes, corpus = read_dataset(name, Path(data_dir), image_size)
-    limit = len(whole) if limit is None else limit
-    if limit < len(classes):
-        raise UserError(f"--limit {limit} leaves out some of {len(classes)} classes: raise it")
     # Dev is a fifth of all. The rows of a smaller limit are among those of a greater one.
     dev_rows, train_rows = stratified_order(whole.y).tensor_split([max(len(whole) // 5, 1)])
     train_rows = train_rows[:limit]
-    splits = [whole.select(train_rows), whole.select(dev_rows[:max(limit // 4, 1)]), test]
+    if len(whole.y[train_rows].unique()) < len(classes):
+        raise UserError(
+            f"some of {len(classes)} classes have no training example: add files or raise --limit")
+    dev_rows = dev_rows[:max(len(train_rows) // 4, 1)]
+    splits = [whole.select(train_rows), whole.select(dev_rows), test]
     crops = None
     if corpus is None:
         input = {"kind": "image", "image_size": image_size}
@@ -271,7 +272,7 @@ def to_input(pixels, image_size):
 def open_file(path):
     """A UserError if it cannot be read, or is a pipe or a device, which might never end."""
     if not (os.path.isfile(path) and os.access(path, os.R_OK)):
-        raise UserError(f"cannot read {path}: it must be there, and no folder, pipe or device")
+        raise UserError(f"cannot read {path}: it must be there, readable, and no folder or pipe")
     return open(path, "rb")
 
 
@@ -506,7 +507,7 @@ def list_files(folder, classes, kind):
 
 
 def files_of(folder, kind):
-    return [path for path in sorted(folder.iterdir())
+    return [path for path in sorted(folder.glob("[!.]*"))  # a Mac's zip holds ._0.png
             if path.suffix.lower() in FILES[kind] and path.is_file()]
 
 
@@ -568,7 +569,7 @@ def read_texts(paths):
 
 def write_atomically(path, write):
     """write(binary file) beside the target, then rename: the final name never has half a file."""
-    part = Path(f"{path}.{os.getpid()}.part")
+    part = Path(f"{path}.{os.getpid()}.rekd-part")  # others' downloads end in .part
     try:
         with open(part, "wb") as file:
             lock(file)  # so that no other process takes it for a dead one's: see `remove_parts`
@@ -597,7 +598,7 @@ def lock(file):
 
 def remove_parts(folder):
     """Half files of processes that were killed."""
-    for part in folder.glob("*.part"):
+    for part in folder.glob("*.rekd-part"):
         with suppress(OSError), open(part, "rb") as file:
             if lock(file):
                 part.unlink()

@@ -379,7 +379,7 @@ def sampling_stats(mask, selectable=None, packed=None):
     count = mask.detach().sum(1)                                      # (B,)
     features = countable(mask, selectable)
     unpacked = (count - (packed or mask.shape[1])).clamp(min=0)
-    return {"rate_sampled": count.sum() / features.sum(),
+    return {"rate_sampled": count.sum() / features.sum().clamp(min=1),
             "unpacked": unpacked.sum() / count.sum().clamp(min=1)}
 
 

@@ -144,8 +144,18 @@ def draw(lines, rows):
             place = 8 + i * (SIDE + 8), top + j * (SIDE + 40)
             array = image.permute(1, 2, 0).byte().numpy()  # (3, SIDE, SIDE) -> (SIDE, SIDE, 3)
             canvas.paste(Image.fromarray(array), place)
+            caption = "\n".join(fitting(line, font) for line in caption.split("\n"))
             pen.text((place[0], place[1] + SIDE), caption, colour, font)
     return canvas
+
+
+def fitting(line, font):
+    """As much of the line as a tile is wide: names of classes can be long."""
+    if font.getlength(line) <= SIDE:
+        return line
+    while font.getlength(f"{line}..") > SIDE:
+        line = line[:-1]
+    return f"{line}.."
 
 
 PAGE = """<!doctype html>

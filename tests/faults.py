@@ -118,7 +118,7 @@ def kill_case(seed, expected, seconds):
         os.waitpid(pid, 0)
     finished(resuming())
     unchanged(expected)
-    if half := [*HERE.glob("runs/**/*.part")]:
+    if half := [*HERE.glob("runs/**/*.rekd-part")]:
         raise Lost(f"left: {half}")
 
 def resuming():

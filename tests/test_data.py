@@ -131,8 +131,22 @@ def test_dev_is_a_fifth_apart_from_train_and_limits_are_nested(folders):
     assert images_of(smaller.train) < images_of(small.train) < images_of(whole.train)
     assert images_of(small.dev) < images_of(whole.dev)
     assert len({whole.fingerprint, small.fingerprint, smaller.fingerprint}) == 3
-    with pytest.raises(UserError, match="--limit 2"):           # below one example a class
+    with pytest.raises(UserError, match="raise --limit"):       # below one example a class
         load_dataset("colours", folders, limit=2)
+
+
+def test_each_class_has_a_training_example(own):
+    def refused(limit):
+        with pytest.raises(UserError, match="some of 3 classes have no training example"):
+            load_dataset("colours", own, limit=limit)
+
+    for name in ("red", "blue", "green"):
+        for path in [*(own / "colours" / "train" / name).iterdir()][1:]:
+            path.unlink()
+        if name == "red":  # the only one of 41
+            assert load_dataset("colours", own).classes == ["blue", "green", "red"]
+            refused(limit=10)
+    refused(limit=None)  # of three examples, one is for dev
 
 
 def test_the_fingerprint_is_of_every_pixel_label_and_name(monkeypatch):
@@ -308,6 +322,7 @@ def test_what_is_no_class_and_what_kind_a_folder_is(own):
         (own / "words" / part).mkdir()
     Image.new("RGB", (1, 1)).save(own / "words" / "train" / "bad" / "logo.png")
     (own / "colours" / "train" / "blue" / "readme.txt").write_text("of 2026")
+    (own / "colours" / "train" / "blue" / "._0.png").write_text("a Mac's, in its zips")
     for name, kind, classes in (("words", "text", ["bad", "good"]),
                                 ("colours", "image", ["blue", "green", "red"])):
         assert data.kind_of(name, own) == kind

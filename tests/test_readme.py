@@ -28,6 +28,32 @@ def test_a_command_is_understood(monkeypatch, capsys, command):
         train.parse_args()
 
 
+def configs(monkeypatch, options):
+    """Of the RE student and of the teacher that the command names."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *options.split()])
+    args = train.parse_args()
+    args.device = train.choose_device("cpu")
+    return [train.make_config(args, role, "re", 1) for role in ("student", "teacher")]
+
+
+@pytest.mark.parametrize("options, rates", [
+    ("--dataset cifar10", [1e-5, 1e-5]), ("--lr 0.5", [0.5, 0.5]),
+    ("--dataset imdb --student bert_micro --teacher bert:64:2:2", [1e-3, 1e-3]),
+    ("--dataset imdb --student bert_micro --teacher bert_base", [1e-3, 1e-5]),
+    ("--dataset imdb --student bert_mini --teacher bert_micro", [1e-5, 1e-3])])
+def test_each_network_has_the_learning_rate_of_its_own_start(monkeypatch, options, rates):
+    """At the rate of random weights, 1e-3, published ones would be lost: the paper has 1e-5."""
+    assert [config.lr for config in configs(monkeypatch, options)] == rates
+
+
+def test_a_folder_of_many_options_has_a_name_that_a_disk_takes(monkeypatch):
+    where = "/home/somebody/with/a/long/path/to/their/weights/model.safetensors"
+    for config in configs(monkeypatch, "--rate 0.3 --lambda-select 1e-2 --masking zero --lr 1e-5 "
+                          "--schedule exponential --lr-schedule constant --precision float32 "
+                          f"--noise annealed --dropout 0.5 --init {where} --weight-decay 0.5"):
+        assert "-rate0.3" in config.folder.name and len(config.folder.name) <= 200
+
+
 def test_the_options_tell_their_defaults():
     same = {key: value for key, value in train.COMMON.items()
             if not any(key in recipe for recipe in train.RECIPES.values())}

@@ -292,6 +292,8 @@ def test_statistics_of_masks_by_hand():
     stats = rekd.sampling_stats(mask, half, packed=3)  # one of the six that are kept does not fit
     assert [value.item() for value in stats.values()] == pytest.approx([6 / 6, 1 / 6])
     assert rekd.sampling_stats(mask)["unpacked"] == 0
+    wordless = rekd.sampling_stats(0 * mask, half & False)
+    assert [value.item() for value in wordless.values()] == [0, 0]
 
 def test_agreement_by_hand_counts_are_pooled():
     mask = torch.tensor([[1.0, 1, 0, 0], [1, 0, 0, 0]])

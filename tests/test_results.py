@@ -58,7 +58,7 @@ def test_a_finished_run_is_collected_once(tmp_path, monkeypatch):
 def test_a_command_for_each_stretch_of_missing_seeds():
     options = {"init": "scratch", **study.ARMS["glyphs-random"]}
     config = {**study.COMMON, **study.recipe_of(options, "image"), **options, "role": "student",
-              "preset": "vit_nano", "seed": 2028}
+              "preset": "vit_nano", "seed": 2028, "lr": 1e-3}
     assert study.missing("glyphs-random", []) == [("re", 2026, 10)]
     found = study.missing("glyphs-random", [{"config": config}])
     assert found == [("re", 2026, 2), ("re", 2029, 7)]

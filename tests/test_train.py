@@ -443,7 +443,7 @@ ALONE = "without --student only the teacher is trained"
     ("--image-size 4097", "1 <= n <= 4096, not 4097"), ("--views 101", "n <= 100, not 101"),
     ("--seeds 21", "n <= 20, not 21"), ("--epochs 1.5", "must be a whole number 1 <= n"),
     ("--seed 20000000000000", "--seed: must be a whole number 0 <= n"),  # would leave 64 bits
-    ("--student vit:8:1:1 --method cls --limit 2", "leaves out some of 3 classes"),
+    ("--student vit:8:1:1 --method cls --limit 2", "some of 3 classes have no training"),
     ("--compare --method re", "leave --method out"), ("--device quantum", "no device 'quantum'"),
     ("--teacher-checkpoint nowhere.pt --student vit_nano", "cannot read the checkpoint nowhere.pt"),
     ("--teacher-checkpoint x.pt --teacher-init scratch", "leave --teacher-init out"),
@@ -570,12 +570,14 @@ def test_a_damaged_result_is_named(run):
 
 def test_half_files_of_a_killed_run_are_removed(run):
     finished(run("--method re --epochs 1 --device cpu:0"))  # a CPU has no number
-    (student(run) / "last.pt.123.part").write_text("half")
-    (run.colours / "answers-0.pt.123.part").write_text("half")
-    with open(run.colours / "answers-1.pt.124.part", "wb") as file:
+    (student(run) / "last.pt.123.rekd-part").write_text("half")
+    (run.colours / "answers-0.pt.123.rekd-part").write_text("half")
+    (run.colours / "paper.pdf.part").write_text("a download of the user's")
+    with open(run.colours / "answers-1.pt.124.rekd-part", "wb") as file:
         data.lock(file)  # its process lives
         finished(run("--method re --epochs 1 --resume"))
-        assert [path.name for path in run.colours.rglob("*.part")] == ["answers-1.pt.124.part"]
+    left = sorted(path.name for path in run.colours.rglob("*part"))
+    assert left == ["answers-1.pt.124.rekd-part", "paper.pdf.part"]
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused(run):
