@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import finished, judged, log, only, other_images, read, refused, state, stop_after
-from PIL import Image
+from PIL import Image, ImageFont
 
 import data
 import models
@@ -326,6 +326,13 @@ def test_a_given_teacher_teaches_and_needs_no_published_weights(run, monkeypatch
     assert f"teacher: {best}" in finished(run(f"{command} 4", net_of="none"))
     assert not list(run.colours.glob("teacher-*"))
     refused(run(f"{command} 8", net_of="none"), "same grid of features")
+
+
+def test_a_caption_is_no_wider_than_its_image():
+    font = ImageFont.load_default(13)
+    assert pictures.fitting("shark", font) == "shark"
+    cut = pictures.fitting("household_electrical_devices", font)
+    assert cut.startswith("household_electric") and font.getlength(cut) <= pictures.SIDE
 
 
 # ---------------------------------------------------------------- the table
