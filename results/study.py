@@ -424,6 +424,7 @@ def main():
     if args.arms and not arms:
         parser.error(f"the arms are {', '.join(ARMS)}")
     os.chdir(ROOT)
+    torch.set_num_threads(1)  # of many threads beside busy ones, each waits for the others
     if arms:
         run_all(arms, args.jobs)
     if args.collect:
