@@ -931,7 +931,7 @@ def choose_device(name):
             torch.cuda.set_device(name)
         x = torch.zeros(1, device=name)
         x.item()  # an old GPU may hold a tensor, but compute nothing
-    except Exception:  # of many kinds
+    except Exception:  # RuntimeError, AssertionError, ImportError: each device has its own
         raise UserError(f"no device {name!r} here: use --device auto or cpu, or fewer processes"
                         ) from None
     return x.device

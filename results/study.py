@@ -230,8 +230,8 @@ def belongs(line, arm):
     config, role = line["config"], line["config"]["role"]
     options = {"init": "scratch", **ARMS[arm]}
     kind = "image" if "image_size" in config else "text"
-    wanted = {"limit": None, "without": None, "lr": 1e-3, **COMMON, **recipe_of(options, kind),
-              **options}
+    wanted = {"limit": None, "without": None, "lr": 1e-3,  # all students are from scratch
+              **COMMON, **recipe_of(options, kind), **options}
     if role == "teacher" and "teach" in wanted:
         return line.get("teacher_named") == wanted["teach"]
     method = config["method"]

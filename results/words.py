@@ -13,9 +13,9 @@ Python and torch, the hardware, and the commit of the code that made it.
 
 With `drop`, code before commit f087382 had another gradient of hidden positions in attention
 (e / Z, at most e^3, instead of e / (Z + e)). From before it are glyphs-drop and phrases-drop with
-their variants, the IMDB arms minilm, imdb-10000 and imdb-2000 (but RE, first seed), and the
-softmax's arms of CIFAR-10. All else was made since, glyphs once more: there, of two lines for one
-run, the later counts.
+their variants; of IMDB minilm with its variants, imdb-10000 and imdb-2000 (but RE, first seed); the
+softmax's arms of CIFAR-10 and clutter; and most arms of random masks, which have no such gradient.
+All else was made since, glyphs once more: there, of two lines for one run, the later counts.
 
 The checkpoint of a run is chosen on dev examples, and reads the test set once for its *accuracy*.
 The second tables read it again. (That images have the balanced gradient by default was decided by
@@ -52,8 +52,8 @@ teacher's predictions has {minilm-everything/rekd_accuracy:.3f}, too. What REKD 
 
 3. **For a student with rationales, both distillations help there** (5 seeds, no test): both
 {minilm/rekd_accuracy:.3f}, predictions alone {minilm-prediction-only/rekd_accuracy:.3f}, rationales
-alone {minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference in
-accuracy is sure.
+alone {minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference in accuracy is
+sure.
 
 4. **From a teacher that knows no more than its student could learn, no gain is sure.** Phrases,
 REKD and RE: {phrases-epochs-4/rekd_accuracy:.3f} and {phrases-epochs-4/re_accuracy:.3f} after 4
