@@ -206,6 +206,13 @@ ARMS["vitsmall"] = dict(VITSMALL, judge=True)
 ARMS["vitsmall-fast"] = dict(VITSMALL, teach="vitsmall-fast", seeds=0)  # it taught nobody
 ARMS["vitsmall-everything"] = dict(VITSMALL, method="rekd", **VARIANTS["everything"])
 ARMS["vitsmall-random"] = dict(VITSMALL, method="re", without="generator")
+HIDDEN = dict(dataset="clutter", rate=0.25, precision="bfloat16", teach="vitsmall-clutter")
+TEACHERS["vitsmall-clutter"] = dict(TEACHERS["vitsmall"], **HIDDEN)
+ARMS["vitsmall-clutter"] = dict(VITSMALL, judge=True, **HIDDEN)
+ARMS["vitsmall-clutter-everything"] = dict(ARMS["vitsmall-everything"], **HIDDEN)
+ARMS["vitsmall-clutter-random"] = dict(ARMS["vitsmall-random"], **HIDDEN)
+ARMS["vitsmall-cut"] = dict(TEACHERS["vitsmall"], student="vit:384:3:6", lr=5e-5,
+                            precision="bfloat16", init=VITSMALL["teacher_init"])
 
 # The other gradient of a sampled mask: the softmax's where it is balanced by default, and the
 # other way round. (Of the arms with new crops in every epoch, none was run.)
