@@ -15,7 +15,15 @@ from rekd import sign_flip_test
 SETS = {"glyphs": "Glyphs", "phrases": "Phrases", "minilm": "IMDB"}  # by prefix of an arm's name
 CIFAR = {"fresh-2000": "CIFAR-10, 2,000 images", "fresh-10000": "CIFAR-10, 10,000 images",
          "fresh-clutter": "CIFAR-10 in clutter, 2,000 images",
-         "vitsmall": "CIFAR-10, 112 px, pretrained teacher"}
+         "vitsmall": "CIFAR-10, 112 px, pretrained teacher",
+         "vitsmall-cut": "CIFAR-10, 112 px, students of its first 3 layers",
+         "vitsmall-clutter": "CIFAR-10 in clutter, 112 px, pretrained teacher"}
+IMDB = {"minilm-128": "IMDB, 128 tokens", "minilm-zero": "IMDB, masking zero",
+        "minilm-cut-1": "IMDB, student of the teacher's first layer",
+        "minilm-cut-2": "IMDB, student of its first two layers",
+        "minilm-size-bert:16:1:1": "IMDB, half as wide, one layer",
+        "minilm-size-bert:64:2:4": "IMDB, twice as wide",
+        "minilm-size-bert:128:2:4": "IMDB, four times as wide"}
 LEAST = 6  # seeds for a test: with five, p is .0625 at the least
 EPOCHS = {"glyphs": (1, 2, 4, 8, 16, 32), "phrases": (1, 2, 4, 8, 16, 32), "minilm": (3, 6, 12, 24)}
 
@@ -46,11 +54,11 @@ QUESTIONS = {  # question: [(what, (arm, method), (arm, method) to compare with)
         (f"{title}: REKD - RE", (arm, "rekd"), (arm, "re"))
         for arm, title in [*((epochs_arm(name, epochs), f"{title}, {epochs} epochs")
                              for name, title in SETS.items() for epochs in EPOCHS[name]),
-                           *CIFAR.items()]],
+                           *IMDB.items(), *CIFAR.items()]],
     "And with fewer examples, at equal steps?": [
         (f"{SETS[name]}, {n} examples: REKD - RE", (f"{name}-examples-{n}", "rekd"),
          (f"{name}-examples-{n}", "re"))
-        for name in SETS for n in (250, 500, 1000, 2000, 4000)],
+        for name in SETS for n in (250, 500, 1000, 2000, 4000, 8000, 25000)],
     "Does the shared annealing matter?": beside_base({
         "exponential": "exponential", "linear": "linear", "constant-0.5": "tau .5 throughout",
         "constant-1": "tau 1 throughout", "constant-5": "tau 5 throughout",
