@@ -6,9 +6,13 @@ Every kind of mask is read by the model's own predictor: the best features by ra
 mask of evaluation; noise-free, what is kept more often than not; a sampled draw; and, of the same
 size as the first, random features, and two post-hoc explanations that a rationale competes with:
 the features of largest gradient x input (saliency) and the ones [CLS] attends to most (attention).
+
+Nobody has marked the right words of a review. But where the package vaderSentiment is installed
+(pip install --no-deps vaderSentiment), it is told how many of the kept ones express an opinion.
 """
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -34,12 +38,14 @@ from train import (
 )
 
 MOST = 2000  # test examples; a gradient, faithfulness and six masks of each take their time
-COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone")
+COLUMNS = ("accuracy", "rate_mean", "sufficiency", "comprehensiveness", "f1", "iou", "alone",
+           "opinions")
 NOTE = """
 
 sufficiency, low is good: how much less probable the predicted class is from the mask's features
 comprehensiveness, high is good: how much less without them (ERASER, DeYoung et al. 2020)
-alone: how well a small network tells the class from such masks without any content"""
+alone: how well a small network tells the class from such masks without any content
+opinions: share of the kept words that VADER's lexicon lists as good or bad, if it is installed"""
 
 
 def judge(args):
@@ -105,6 +111,7 @@ def judge_masks(model, data, config, most=MOST):
     train_rows, train_masks = masks_of(model, data, data.train, 4 * most, config)
     test = data.test.select(rows)
     selectable = masks.pop("selectable").bool()
+    listed = opinion_words(data.input.get("vocabulary"))
     judged = {}
     for name, mask in masks.items():
         judged[name] = {**read_masked(model, data, test, mask, config),
@@ -113,7 +120,22 @@ def judge_masks(model, data, config, most=MOST):
                                        test.y)}
         if test.truth is not None:
             judged[name].update(rekd.agreement(mask, test.truth, selectable))
+        if listed is not None and mask.any():
+            judged[name]["opinions"] = listed[test.x.long()][mask.bool()].double().mean().item()
     return judged
+
+
+def opinion_words(vocabulary):
+    """Which words the lexicon of VADER (Hutto and Gilbert 2014) lists as good or bad: (V,) bool.
+
+    None for images (no vocabulary), and where its package is not installed.
+    """
+    package = importlib.util.find_spec("vaderSentiment")
+    if not vocabulary or not package:
+        return None
+    text = Path(package.origin).with_name("vader_lexicon.txt").read_text(encoding="utf-8")
+    listed = {line.split("\t")[0] for line in text.splitlines()}
+    return torch.tensor([word.isalpha() and word in listed for word in vocabulary])
 
 
 @torch.no_grad()

