@@ -206,7 +206,19 @@ def rationales(arms):
         found = arms[base(name)]
         if any("judge" in line for line in found["re"].values()):
             parts += [f"{title}:", table_of_masks(found)]
-    return parts + paragraphs(RIGHT, {}, arms) if len(parts) > 1 else []
+    return [*parts, *paragraphs(RIGHT, {}, arms), opinions(arms)] if len(parts) > 1 else []
+
+
+def opinions(arms):
+    """Of each arm that was judged so, what share of the kept words is an opinion."""
+    rows = [["opinion words among the kept", "CLS, saliency", "RE", "REKD"]]
+    for arm, found in arms.items():
+        masks = {"cls": "saliency", "re": "by rank", "rekd": "by rank"}
+        shares = [given(judgements(found[method]), mask, "opinions")
+                  for method, mask in masks.items()]
+        if any(shares):
+            rows.append([arm, *(spread(values, 3) for values in shares)])
+    return aligned(rows) if len(rows) > 1 else ""
 
 
 def every_arm(arms):

@@ -113,3 +113,13 @@ def test_a_chart_shows_each_mean_at_its_height():
     svg = charts.chart("t < u", "x", [1, 2], {"accuracy": {"RE": [[0.0], [1.0]]}})
     bottom, top = charts.TOP + charts.HIGH, charts.TOP
     assert "t &lt; u" in svg and f",{bottom:.1f} " in svg and f',{top:.1f}"' in svg
+
+
+def test_figures_in_words_are_means_of_the_seeds():
+    found = runs(0.5, 0.6)
+    for line, share in zip(found.values(), (0.2, 0.4)):
+        line["judge"] = {"by rank": {"opinions": share}, "random": {"opinions": 0.1}}
+    arms = {"a": {"rekd": found, "re": runs(0.7)}}
+    text = "{a/rekd_spread}, {a/rekd_opinions:.2f}, {a/random_opinions}, {a/re_seeds}"
+    assert pages.paragraphs(text, {}, arms) == [".550 +- .071, 0.30, 0.1, one seed"]
+    assert pages.paragraphs("{a/re_opinions}\n\nkept", {}, arms) == ["kept"]  # never judged so
