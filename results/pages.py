@@ -249,7 +249,8 @@ def small_table(arms):
         cells.append(spread(measured(control["re"], "accuracy"), 3) if control else "-")
         rows.append(f"| {' | '.join([name, *cells])} |")
         seeds.add(len(arms[arm]["re"]))
-    return "\n".join([*rows, "", fill(SMALL_NOTE.strip().format(seeds=span(seeds)), 100)])
+    note = paragraphs(SMALL_NOTE.replace("SEEDS", span(seeds)), {}, arms)
+    return "\n".join([*rows, "", *note])
 
 
 def findings(arms):

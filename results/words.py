@@ -13,9 +13,9 @@ Python and torch, the hardware, and the commit of the code that made it.
 
 With `drop`, code before commit f087382 had another gradient of hidden positions in attention
 (e / Z, at most e^3, instead of e / (Z + e)). From before it are glyphs-drop and phrases-drop with
-their variants; of IMDB minilm with its variants, imdb-10000 and imdb-2000 (but RE, first seed); the
-softmax's arms of CIFAR-10 and clutter; and most arms of random masks, which have no such gradient.
-All else was made since, glyphs once more: there, of two lines for one run, the later counts.
+their variants; of IMDB imdb-10000 and imdb-2000 (but RE, first seed); the softmax's arms of
+CIFAR-10 and clutter; and most arms of random masks, which have no such gradient. All else was made
+since, glyphs and minilm once more: there, of two lines for one run, the later counts.
 
 The checkpoint of a run is chosen on dev examples, and reads the test set once for its *accuracy*.
 The second tables read it again. (That images have the balanced gradient by default was decided by
@@ -36,24 +36,27 @@ test figures of CIFAR-10, too: those are not blind.) The columns:
   training (*sampled*), and as many features chosen at *random*, by *saliency* (gradient x
   input) or by *attention* (of [CLS] in the last block). *alone*: how well a small network tells the
   class from the masks by rank, without any content. *sufficiency* (low is good) and
-  *comprehensiveness* (high is good) follow ERASER.
+  *comprehensiveness* (high is good) follow ERASER. *opinions*: the share of the kept words that
+  VADER's lexicon lists as good or bad, the nearest to a true rationale that reviews of IMDB have.
+  (A word that the vocabulary cuts into pieces is not counted as one.)
 - *gap recovered*: (REKD - RE) / (CLS - RE), the share of what RE loses that the teacher brings
   back. It is given only where both differences are more than two standard errors above 0.
 """
 
 FINDINGS = """
 1. **A pretrained teacher makes a small student better than it would be by itself.** IMDB, 2,000
-reviews, at equal epochs: REKD {minilm/rekd_accuracy:.3f} from a tenth of the words, RE
-{minilm/re_accuracy:.3f}, CLS {minilm/cls_accuracy:.3f} from all of them. Images, one try: no gain
-(DINOv2's ViT-Small on CIFAR-10: REKD {vitsmall/rekd_accuracy:.3f}, RE {vitsmall/re_accuracy:.3f}).
+reviews of 64 tokens, at equal epochs: REKD {minilm/rekd_accuracy:.3f} from a tenth of the words, RE
+{minilm/re_accuracy:.3f}, CLS {minilm/cls_accuracy:.3f} from all of them. Images: no gain (DINOv2's
+ViT-Small on CIFAR-10: REKD {vitsmall/rekd_accuracy:.3f}, RE {vitsmall/re_accuracy:.3f}).
 
-2. **That gain is the teacher's, not the rationale's.** A CLS student that learns from the same
-teacher's predictions has {minilm-everything/rekd_accuracy:.3f}, too. What REKD adds is its reasons.
+2. **That gain in accuracy is the teacher's, not the rationale's.** A CLS student that learns from
+the same teacher's predictions has {minilm-everything/rekd_accuracy:.3f}.
 
-3. **For a student with rationales, both distillations help there** (5 seeds, no test): both
-{minilm/rekd_accuracy:.3f}, predictions alone {minilm-prediction-only/rekd_accuracy:.3f}, rationales
-alone {minilm-rationale-only/rekd_accuracy:.3f}. On the built-in sets no difference in accuracy is
-sure.
+3. **What its rationales teach is better reasons.** Of the words that REKD keeps of a review,
+{minilm/rekd_opinions:.0%} express an opinion, of RE's {minilm/re_opinions:.0%}, of those that CLS
+finds salient {minilm/cls_opinions:.0%}, of random ones {minilm/random_opinions:.0%} (3 seeds,
+VADER's lexicon). REKD from the teacher's predictions alone has
+{minilm-prediction-only/rekd_opinions:.0%}.
 
 4. **From a teacher that knows no more than its student could learn, no gain is sure.** Phrases,
 REKD and RE: {phrases-epochs-4/rekd_accuracy:.3f} and {phrases-epochs-4/re_accuracy:.3f} after 4
@@ -137,7 +140,17 @@ scratch) RE has {fresh-2000/re_accuracy:.3f} ({fresh-2000/re_seeds}), random pat
     "Where is REKD better than RE, at equal epochs?": """
 The time of IMDB's 12 epochs: CLS {minilm/cls_seconds:.0f} s, RE {minilm/re_seconds:.0f} s, REKD
 {minilm/rekd_seconds:.0f} s, its teacher ({minilm/teacher_accuracy:.3f})
-{minilm/teacher_seconds:.0f} s.
+{minilm/teacher_seconds:.0f} s. A teacher that reads its own mask is asked once about each review:
+so a REKD student has {minilm-own-mask/rekd_spread}, in {minilm-own-mask/rekd_seconds:.0f} s.
+
+With 128 tokens of each review ({minilm-128/rekd_seeds}): teacher
+{minilm-128/teacher_accuracy:.3f}, REKD {minilm-128/rekd_spread}, RE {minilm-128/re_spread}, CLS
+{minilm-128/cls_spread}. With the paper's masking ({minilm-zero/rekd_seeds}, 64 tokens): teacher
+{minilm-zero/teacher_accuracy:.3f}, REKD {minilm-zero/rekd_spread}, RE {minilm-zero/re_spread}.
+
+Students that begin with the teacher's embeddings and first layer, four epochs
+({minilm-cut-1/rekd_seeds}): REKD {minilm-cut-1/rekd_spread}, RE {minilm-cut-1/re_spread}, CLS
+{minilm-cut-1/cls_spread}.
 
 A pretrained teacher is not the only way: a `bert_micro` CLS student from scratch, with 128 tokens
 and 32 epochs on the same reviews, reaches {imdb-2000/cls_accuracy:.3f}.
@@ -162,6 +175,10 @@ taught by its predictions has {vitsmall-everything/rekd_spread}, a predictor of 
 {vitsmall-random/re_spread}. By eye, REKD's patches are nearly the teacher's: they are learned, but
 such small networks make no more of them. (At lr 5e-5 the teacher's training failed,
 {vitsmall-fast/teacher_accuracy:.3f}; that one taught nobody.)
+
+The same ViT-Small finds photographs in clutter, too: {vitsmall-clutter/teacher_accuracy:.3f} from a
+quarter of the patches ({vitsmall-clutter/teacher_seconds:.0f} s). Its students: REKD
+{vitsmall-clutter/rekd_spread}, RE {vitsmall-clutter/re_spread}, CLS {vitsmall-clutter/cls_spread}.
 """,
     "And with fewer examples, at equal steps?": """
 With 500 examples of phrases the teacher itself reaches only
@@ -188,6 +205,12 @@ whose gradients are scaled up. Seconds a training, packed and not, on a busy CPU
 {phrases-drop/re_seconds:.0f} and {phrases-drop-unpacked/re_seconds:.0f}, IMDB
 {imdb-packed/re_seconds:.0f} and {imdb-unpacked/re_seconds:.0f}, CIFAR-10
 {cifar10-packed/re_seconds:.0f} and {cifar10-unpacked/re_seconds:.0f}.
+""",
+    "Which distillation helps?": """
+IMDB: both {minilm/rekd_spread}, predictions alone {minilm-prediction-only/rekd_spread}, rationales
+alone {minilm-rationale-only/rekd_spread}. Words that express an opinion, among those that are kept:
+{minilm/rekd_opinions:.0%}, {minilm-prediction-only/rekd_opinions:.0%} and
+{minilm-rationale-only/rekd_opinions:.0%}; by RE alone {minilm/re_opinions:.0%}.
 """,
     "Which teacher?": """
 One of its student's size teaches about as well (on glyphs a little better, on phrases a little
@@ -239,14 +262,15 @@ SMALL = {  # the rows of the repository's README
     "phrases-epochs-4": "Phrases, `zero`, 2,000 texts, 4 epochs",
     "phrases-base": "the same, 8 epochs",
     "minilm": "IMDB, 2,000 reviews of 64 tokens, pretrained teacher",
-    "imdb-2000": "IMDB, 2,000 reviews, from scratch",
+    "minilm-128": "the same, 128 tokens",
+    "imdb-2000": "wider students, teacher from scratch",
     "fresh-10000": "CIFAR-10, 10,000 images, 57 epochs",
-    "fresh-2000": "the same, 2,000 images, 100 epochs",
 }
 
 SMALL_NOTE = """
-Test accuracy, mean +- standard deviation of {seeds} seeds. *Random*: a predictor trained on random
-features. In a row, data, epochs and steps are equal; the two kinds of IMDB students differ in size.
+Test accuracy, mean +- standard deviation of SEEDS seeds. *Random*: a predictor trained on random
+features. In a row, data, epochs and steps are equal. Of the words that REKD keeps of IMDB's 64,
+{minilm/rekd_opinions:.0%} express an opinion, of RE's {minilm/re_opinions:.0%}.
 More in [results/README.md](results/README.md).
 """
 
@@ -266,6 +290,7 @@ TITLES = {
     "fresh-2000-random": "The same, 2,000 images, a predictor that is trained on random masks",
     "fresh-10000-random": "The same, 10,000 images, a predictor that is trained on random masks",
     "vitsmall": "CIFAR-10 at 112 px, 2,000 images, a pretrained teacher: DINOv2's ViT-Small",
+    "vitsmall-clutter": "Photographs of CIFAR-10 in clutter at 112 px, the same pretrained teacher",
     "cifar10-2000": "CIFAR-10 from scratch, 2,000 training images, four crops, masking drop",
     "softmax-cifar10-2000": "CIFAR-10, 2,000 images, the softmax's gradient of a mask",
     "softmax-cifar10-2000-annealed": "CIFAR-10, 2,000 images, softmax's gradient, noise annealed",
@@ -285,6 +310,9 @@ TITLES = {
     "softmax-cifar10-long-annealed": "CIFAR-10, 60 epochs, softmax's gradient, noise annealed",
     "cifar10-long-random": "CIFAR-10, 10,000 images, 60 epochs, a predictor of random masks",
     "minilm": "IMDB, 2,000 training reviews of up to 64 tokens, a pretrained teacher, masking drop",
+    "minilm-128": "IMDB, the same with up to 128 tokens",
+    "minilm-zero": "IMDB, 64 tokens, masking zero",
+    "minilm-cut-1": "IMDB, 64 tokens, students that begin with the teacher's first layer",
     "imdb-2000-random": "IMDB, 2,000 reviews, a predictor that is trained on random masks",
     "cifar10-2000-random": "CIFAR-10, 2,000 images, a predictor that is trained on random masks",
 }
