@@ -50,7 +50,7 @@ reviews of 64 tokens, at equal epochs: REKD {minilm/rekd_accuracy:.3f} from a te
 ViT-Small on CIFAR-10: REKD {vitsmall/rekd_accuracy:.3f}, RE {vitsmall/re_accuracy:.3f}).
 
 2. **That gain in accuracy is the teacher's, not the rationale's.** A CLS student that learns from
-the same teacher's predictions has {minilm-everything/rekd_accuracy:.3f}.
+the same teacher's predictions has {minilm-everything/rekd_accuracy:.3f}, a little more than REKD.
 
 3. **What its rationales teach is better reasons.** Of the words that REKD keeps of a review,
 {minilm/rekd_opinions:.0%} express an opinion, of RE's {minilm/re_opinions:.0%}, of those that CLS
@@ -261,7 +261,7 @@ SMALL = {  # the rows of the repository's README
     "glyphs-base": "Glyphs, 2,000 images",
     "phrases-epochs-4": "Phrases, `zero`, 2,000 texts, 4 epochs",
     "phrases-base": "the same, 8 epochs",
-    "minilm": "IMDB, 2,000 reviews of 64 tokens, pretrained teacher",
+    "minilm": "IMDB, 2,000 reviews, 64 tokens, pretrained teacher",
     "minilm-128": "the same, 128 tokens",
     "imdb-2000": "wider students, teacher from scratch",
     "fresh-10000": "CIFAR-10, 10,000 images, 57 epochs",
