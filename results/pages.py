@@ -334,8 +334,8 @@ class Figures(dict):
 
     {arm/re_spread} is the mean accuracy and its standard deviation, {arm/re_seeds} of how many
     seeds, {arm/re_below} how far it is below that of the arm's base. {arm/re_ceiling} is the best
-    F1 that a rationale of that length can have, {arm/random_opinions} the share of opinion words
-    among random ones.
+    F1 that a rationale of that length can have, {arm/re_judged_f1} what --judge says of its mask
+    ({arm/random_judged_f1}: of a random one).
     """
 
     def __init__(self, found, arms):
@@ -348,10 +348,10 @@ class Figures(dict):
         words = "spread", "seeds", "below"
         if key == "ceiling":
             values = [ceiling(line["test"]) for line in found[method].values()]
-        elif key == "opinions":
+        elif key.startswith("judged_"):
             mask = {"cls": "saliency", "random": "random"}.get(method, "by rank")
             of = "rekd" if method == "random" else method
-            values = given(judgements(found[of]), mask, key)
+            values = given(judgements(found[of]), mask, key.removeprefix("judged_"))
         else:
             values = measured(found[method], "accuracy" if key in words else key)
         if not values:

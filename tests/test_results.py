@@ -17,6 +17,7 @@ import pages  # noqa: E402
 import questions  # noqa: E402
 import study  # noqa: E402
 import without  # noqa: E402
+import words  # noqa: E402
 
 
 def test_pages_and_charts_are_made_from_the_runs():
@@ -28,6 +29,11 @@ def test_pages_and_charts_are_made_from_the_runs():
     text = (RESULTS.parent / "README.md").read_text()
     assert "<!-- results -->" in text
     assert study.with_table(text, pages.small_table(arms)) == text
+    # No paragraph was left out for a figure that no line has.
+    for text in (words.FINDINGS, words.CHARTS, words.RIGHT, *words.READINGS.values()):
+        assert len(pages.paragraphs(text, {}, arms)) == len(text.split("\n\n"))
+    for arm, text in words.NOTES.items():
+        assert len(pages.paragraphs(text, arms[arm])) == len(text.split("\n\n"))
     for line in lines:
         assert any(study.belongs(line, arm) for arm in study.ARMS), line["command"]
 
@@ -120,6 +126,7 @@ def test_figures_in_words_are_means_of_the_seeds():
     for line, share in zip(found.values(), (0.2, 0.4)):
         line["judge"] = {"by rank": {"opinions": share}, "random": {"opinions": 0.1}}
     arms = {"a": {"rekd": found, "re": runs(0.7)}}
-    text = "{a/rekd_spread}, {a/rekd_opinions:.2f}, {a/random_opinions}, {a/re_seeds}"
-    assert pages.paragraphs(text, {}, arms) == [".550 +- .071, 0.30, 0.1, one seed"]
-    assert pages.paragraphs("{a/re_opinions}\n\nkept", {}, arms) == ["kept"]  # never judged so
+    text = "{a/rekd_spread}, {a/re_seeds}, {a/rekd_judged_opinions:.2f}, {a/random_judged_opinions}"
+    assert pages.paragraphs(text, {}, arms) == [".550 +- .071, one seed, 0.30, 0.1"]
+    never = "{a/re_judged_opinions}\n\nkept"
+    assert pages.paragraphs(never, {}, arms) == ["kept"]
