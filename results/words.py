@@ -108,8 +108,8 @@ Mean of the seeds with its 95 % interval. Base of the built-in sets: 2,000 train
 epochs, glyphs with masking `drop` and phrases with `zero`; one point is changed at a time. Of IMDB:
 2,000 reviews of up to 64 tokens, masking `drop`, students (`bert_nano`) from scratch, a teacher of
 six pretrained layers (all-MiniLM-L6-v2), whose vocabulary all of them read. By size of the training
-set, students have about as many steps; the teacher has 625 with 25,000 reviews, else 250. CLS, RE and REKD students of a place have
-the same data, epochs and steps.
+set, students have about as many steps; the teacher has 625 with 25,000 reviews, else 250. CLS, RE
+and REKD students of a place have the same data, epochs and steps.
 
 The REKD students of Phrases with 32 epochs, and of other sizes than `bert_nano`, had another
 teacher: its training was repeated, with the same options on another machine, and it turned out
