@@ -204,7 +204,7 @@ def rationales(arms):
     parts = ["### Are the rationales right, and faithful?"]
     for name, title in SETS.items():
         found = arms[base(name)]
-        if any("judge" in line for line in found["re"].values()):
+        if judgements(found["re"]):
             parts += [f"{title}:", table_of_masks(found)]
     return [*parts, *paragraphs(RIGHT, {}, arms), opinions(arms)] if len(parts) > 1 else []
 
@@ -213,9 +213,8 @@ def opinions(arms):
     """Of each arm that was judged so, what share of the kept words is an opinion."""
     rows = [["opinion words among the kept", "CLS, saliency", "RE", "REKD"]]
     for arm, found in arms.items():
-        masks = {"cls": "saliency", "re": "by rank", "rekd": "by rank"}
         shares = [given(judgements(found[method]), mask, "opinions")
-                  for method, mask in masks.items()]
+                  for method, mask in OWN.items()]
         if any(shares):
             rows.append([arm, *(spread(values, 3) for values in shares)])
     return aligned(rows) if len(rows) > 1 else ""
@@ -259,6 +258,7 @@ def findings(arms):
 
 # ------------------------------------------------------------------------------------------- tables
 MASKS = ["by rank", "sampled", "random", "saliency", "attention"]
+OWN = {"cls": "saliency", "re": "by rank", "rekd": "by rank"}  # CLS has no other rationale
 GIVEN = {"alone": "alone", "F1": "f1", "sufficiency": "sufficiency",  # head: key
          "comprehensiveness": "comprehensiveness", "opinions": "opinions"}
 
@@ -273,11 +273,10 @@ def given(judged, mask, key):
 
 
 def table_of_masks(found):
-    """Accuracy of the predictor, by the mask it reads; and how good one of its masks is: of CLS
-    that of saliency, as it has no other rationale, else that by rank. Last, random features."""
+    """Accuracy of the predictor, by the mask it reads; and how good its own mask is. Last, how good
+    random features are."""
     rows = [["method", *MASKS, *GIVEN]]
-    for method, own in (("cls", "saliency"), ("re", "by rank"), ("rekd", "by rank"),
-                        ("rekd", "random")):
+    for method, own in (*OWN.items(), ("rekd", "random")):
         judged = judgements(found[method])
         if judged:
             cells = [given(judged, name, "accuracy") for name in MASKS]
@@ -349,9 +348,9 @@ class Figures(dict):
         if key == "ceiling":
             values = [ceiling(line["test"]) for line in found[method].values()]
         elif key.startswith("judged_"):
-            mask = {"cls": "saliency", "random": "random"}.get(method, "by rank")
             of = "rekd" if method == "random" else method
-            values = given(judgements(found[of]), mask, key.removeprefix("judged_"))
+            values = given(judgements(found[of]), OWN.get(method, "random"),
+                           key.removeprefix("judged_"))
         else:
             values = measured(found[method], "accuracy" if key in words else key)
         if not values:
@@ -386,7 +385,7 @@ def section(arm, found):
     parts = [f"## {TITLES[arm]}", f"`python results/study.py {arm}`: {budget(found)}; "
              f"commit {', '.join(commits)}.", table(found, COLUMNS)]
     parts += [verdict(found)] if found["rekd"] else []
-    if any("judge" in line for line in found["re"].values()):
+    if judgements(found["re"]):
         parts.append(table_of_masks(found))
     parts += paragraphs(NOTES.get(arm, ""), found)
     return "\n\n".join(parts)

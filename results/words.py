@@ -127,7 +127,7 @@ sign-flip test of the accuracies; *Holm*: corrected for the number of tests in i
 six seeds are not tested.
 
 All REKD students of an arm have the same teacher. So p and the intervals tell how students vary,
-not how teachers do. On CIFAR-10 and in clutter, but at 112 px, it is the RE student of the first
+not how teachers do. On CIFAR-10 and in clutter, except at 112 px, it is the RE student of the first
 seed.
 """
 
