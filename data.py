@@ -7,7 +7,7 @@ recipe: crop and flip at 32 px, then resize); texts are trimmed to the longest o
 `load_dataset(NAME)` finds, in this order,
     a built-in set    glyphs (digits among clutter), phrases (opinions among small talk): made in
                       a second, with the true rationale of every example
-    a local folder    <data-dir>/NAME/{train,test}/<class>/*.(png|jpg|jpeg|txt)
+    a local folder    <data-dir>/NAME/{train,test}/<class>/*, images or texts
     a download        cifar10, cifar100 (100 classes), cifar100_coarse (the 20 of the paper's
                       "CIFAR 100"), imdb
 This file imports no other file of the repository and can be copied alone. See it at work:
@@ -21,16 +21,17 @@ import os
 import pickle
 import random
 import re
+import shutil
 import string
 import sys
 import tempfile
 import unicodedata
 import urllib.request
-import warnings
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,12 @@ from PIL import Image, ImageOps  # comes with torchvision
 from torch import Tensor
 from tqdm import tqdm
 
-# Fixes what is train and what is dev, the views and the vocabulary. --seed does not touch it, so
+# Fixes what is train and what is dev, the crops and the vocabulary. --seed does not touch it, so
 # one teacher serves all seeds and never saw its student's dev data.
 DATA_SEED = 2026
-FILES = {"image": [".png", ".jpg", ".jpeg"], "text": [".txt"]}
-MOST_PIXELS = 70 * 10**6  # of an image: more would fill the memory, and PIL only warns
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Other formats, such as EPS, start outside programs when they are opened.
+FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]
+FILES = {"image": ".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff".split(), "text": [".txt"]}
 
 
 class UserError(ValueError):
@@ -55,25 +56,44 @@ class UserError(ValueError):
 # ---------------------------------------------------------------- a data set and its batches
 
 
-@dataclass
-class Split:
-    # (n, 3, H, W) uint8 pixels, or (n, max_length) int32 token ids, 0 = padding. None: the texts
-    # are not encoded yet, see `text_split`.
-    x: Tensor
-    y: Tensor                      # (n,) int64 class
-    truth: Tensor = None           # (n, N) bool, the true rationale, if known
-    lengths: Tensor = None         # text: (n,) tokens without padding; stays on the host
-    docs: Tensor = None            # text: (n,) which texts of the corpus; on the host
+class Table:
+    """Fields with one row an example; one that is not known is None."""
 
     def __len__(self):
         return len(self.y)
 
     def select(self, rows):
-        return Split(*(None if t is None else t[rows] for t in vars(self).values()))
+        return type(self)(*(select(field, rows) for field in vars(self).values()))
+
+
+def select(field, rows):
+    """The rows (a tensor) of a tensor or a list; of None, None."""
+    if isinstance(field, list):
+        return [field[i] for i in rows.tolist()]
+    return None if field is None else field[rows]
+
+
+@dataclass
+class Examples(Table):
+    """Examples as they were read."""
+    inputs: object            # (n, 3, H, W) uint8 pixels, or a list of n texts
+    y: Tensor                 # (n,) int64 class
+    truth: object = None      # true rationales, where known: (n, H, W) bool of pixels, or of each
+    #                           text its stretches [(start, end), ...] of characters
+
+
+@dataclass
+class Split(Table):
+    """Examples as a network reads them."""
+    x: Tensor                 # (n, 3, H, W) uint8 pixels, or (n, max_length) int32 token ids
+    y: Tensor                 # (n,) int64 class
+    truth: Tensor = None      # (n, N) bool, the true rationale, where known
+    lengths: Tensor = None    # text: (n,) tokens without padding; stays on the host
+    texts: list = None        # text: as it was written
 
     def to(self, device):
         moved = [None if t is None else t.to(device) for t in (self.x, self.y, self.truth)]
-        return Split(*moved, self.lengths, self.docs)
+        return Split(*moved, self.lengths, self.texts)
 
 
 @dataclass
@@ -84,10 +104,8 @@ class Dataset:
     dev: Split              # a stratified 20 % of the training set: chooses the checkpoint
     test: Split             # touched once, at the end
     input: dict             # what turns a file into an input of the model, see `read_input`
-    views: object           # images: view -> (n, 3), crop and flip of each training example
-    fingerprint: str        # of the training data: a teacher is reused only where it is the same
-    corpus: object = None   # text: the words and where they come from, for showing them
-    test_fingerprint: str = ""  # a result holds for these test data alone
+    crops: object           # images: view -> (n, 3), crop and flip of each training example
+    fingerprint: str        # of all of it: a run goes on where it is the same
 
     def batches(self, split, batch_size, order=None, view=None):
         """Yields rows (B,) of the split, on the host; x (B, 3, S, S) or token ids (B, T); y (B,).
@@ -98,7 +116,7 @@ class Dataset:
         """
         if order is None:
             order = torch.arange(len(split))
-        crops = self.views(view) if self.views and view is not None else None
+        crops = self.crops(view) if self.crops and view is not None else None
         for rows in order.split(batch_size):
             index = rows.to(split.y.device, non_blocking=True)
             x = split.x[index]
@@ -118,11 +136,11 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
                  max_length=128, vocab=None, views=4, device="cpu"):
     """-> Dataset on `device`. A user's mistake is a UserError.
 
-    Trains on a stratified `limit` of examples, all if None. Texts become at most max_length
-    tokens, by the WordPiece vocabulary of the file `vocab`, or else by the words of the training
-    texts.
+    Trains on a stratified `limit` of examples, all if None. Images are cropped and flipped in
+    `views` ways, or, if 0, ever new ones. Texts become at most max_length tokens, by the WordPiece
+    vocabulary of the file `vocab`, or else by the words of the training texts.
     """
-    whole, test, classes, corpus = read_dataset(name, Path(data_dir), image_size)
+    whole, test, classes = read_dataset(name, Path(data_dir), image_size)
     # Dev is a fifth of all. The rows of a smaller limit are among those of a greater one.
     dev_rows, train_rows = stratified_order(whole.y).tensor_split([max(len(whole) // 5, 1)])
     train_rows = train_rows[:limit]
@@ -130,28 +148,26 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         raise UserError(
             f"some of {len(classes)} classes have no training example: add files or raise --limit")
     dev_rows = dev_rows[:max(len(train_rows) // 4, 1)]
-    splits = [whole.select(train_rows), whole.select(dev_rows), test]
+    parts = [whole.select(train_rows), whole.select(dev_rows), test]
     crops = None
-    if corpus is None:
-        input = {"kind": "image", "image_size": image_size}
-        splits = [image_split(split, image_size // patch_size) for split in splits]
-        if name not in BUILT_IN:  # a glyph's mirror image is no digit
-            shape = whole.x.shape
-
-            def crops(view):
-                return draw_view(shape, view % views)[train_rows].to(device)
-    else:
-        tokenizer = WordPiece(vocab or corpus.vocabulary(splits[0].docs))
+    if isinstance(test.inputs, list):
+        tokenizer = WordPiece(vocab or count_words(whole.inputs, train_rows))
         input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
-        splits = [text_split(split, corpus, tokenizer, max_length) for split in splits]
-    train, dev, test = splits
-    return Dataset(name, classes, train.to(device), dev.to(device), test.to(device), input, crops,
-                   checksum(classes, train_rows, train.y, train.x), corpus,
-                   checksum(classes, test.y, test.y, test.x))  # y twice: as before
+        splits = [text_split(part, tokenizer, max_length) for part in parts]
+    else:
+        input = {"kind": "image", "image_size": image_size}
+        splits = [image_split(part, image_size // patch_size) for part in parts]
+        if name not in BUILT_IN:  # a glyph's mirror image is no digit
+            def crops(view):
+                view = view % views if views else view
+                return draw_view(whole.inputs.shape, view)[train_rows].to(device)
+    fingerprint = checksum(classes, *(array for split in splits for array in (split.x, split.y)))
+    return Dataset(name, classes, *(split.to(device) for split in splits), input, crops,
+                   fingerprint)
 
 
 def read_dataset(name, data_dir, image_size):
-    """-> the training set with dev, the test set, classes, corpus (of texts; None for images)."""
+    """-> the training set with dev, the test set, the names of the classes."""
     kind_of(name, data_dir)  # a UserError if there is no such set
     if name in BUILT_IN:
         return BUILT_IN[name]()
@@ -167,11 +183,10 @@ def kind_of(name, data_dir="data"):
     if name not in known:
         raise UserError(f"no data set {name!r}: there are {', '.join(known)}; your own goes into "
                         f"{Path(data_dir, Path(name).name)}/{{train,test}}/<class>/")
-    folder = Path(data_dir, name, "train")
-    classes = class_names(folder)
-    if classes and name not in BUILT_IN:
-        # by majority: a folder of images may hold a readme.txt
-        return max(FILES, key=lambda kind: len(files_of(folder / classes[0], kind)))
+    if name in local and name not in BUILT_IN:
+        # By majority: a folder of images may hold a readme.txt.
+        endings = Counter(path.suffix.lower() for path in Path(data_dir, name).glob("train/*/*"))
+        return max(FILES, key=lambda kind: sum(endings[ending] for ending in FILES[kind]))
     return "text" if name in ("phrases", "imdb") else "image"
 
 
@@ -194,26 +209,29 @@ def stratified_order(y):
     return key.argsort(stable=True)
 
 
-def image_split(split, grid):
+def image_split(examples, grid):
     """Truth of pixels -> of the grid of patches: one is part of it if it touches it."""
-    if split.truth is None:
-        return split
-    truth = F.adaptive_max_pool2d(split.truth.float(), grid).flatten(1)  # (n, H, W) -> (n, N)
-    return replace(split, truth=truth.bool())
+    truth = examples.truth
+    if truth is not None:
+        truth = F.adaptive_max_pool2d(truth.float(), grid).bool().flatten(1)  # (n, N)
+    return Split(examples.inputs, examples.y, truth)
 
 
-def text_split(split, corpus, tokenizer, max_length):
-    """Documents -> token ids and their lengths, truth of characters -> of tokens."""
-    ids = [tokenizer.encode(corpus.texts[doc].split(), max_length) for doc in split.docs]
-    split = replace(split, x=padded(ids, max_length), lengths=torch.tensor([*map(len, ids)]))
-    if split.truth is not None:
-        truth = []
-        for doc, (first, last) in zip(split.docs, split.truth.tolist()):
-            spans = tokenizer.spans(corpus.texts[doc])
-            # [CLS] is no part of it, every piece of a true word is.
-            truth.append([False] + [first <= start < last for start, _ in spans])
-        split.truth = padded(truth, max_length).bool()
-    return split
+def text_split(examples, tokenizer, max_length):
+    """Texts -> token ids and their lengths, truth of characters -> of tokens."""
+    texts, truth = examples.inputs, examples.truth
+    ids = [tokenizer.encode(text, max_length) for text in texts]
+    if truth is not None:
+        truth = [true_tokens(tokenizer.spans(text), true) for text, true in zip(texts, truth)]
+        truth = padded(truth, max_length).bool()
+    lengths = torch.tensor([len(row) for row in ids])
+    return Split(padded(ids, max_length), examples.y, truth, lengths, texts)
+
+
+def true_tokens(spans, stretches):
+    """Of each token of a text: does it begin in a true stretch? [CLS], the first, does not."""
+    return [False] + [any(first <= start < last for first, last in stretches)
+                      for start, _ in spans]
 
 
 def padded(rows, width):
@@ -223,7 +241,7 @@ def padded(rows, width):
 
 
 def checksum(lines, *arrays):
-    """Of a list of str and of arrays or tensors on the host -> 16 hexadecimal digits."""
+    """Of a list of str and of tensors on the host -> 16 hexadecimal digits."""
     digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape"))
     for array in arrays:
         digest.update(np.ascontiguousarray(array))
@@ -269,21 +287,11 @@ def to_input(pixels, image_size):
     return torch.stack(colours, 1)
 
 
-def open_file(path):
-    """A UserError if it cannot be read, or is a pipe or a device, which might never end."""
-    if not (os.path.isfile(path) and os.access(path, os.R_OK)):
-        raise UserError(f"cannot read {path}: it must be there, readable, and no folder or pipe")
-    return open(path, "rb")
-
-
 def read_image(path, size=None):
-    """A PNG or JPEG of any size and mode -> uint8 (3, H, W) RGB; with `size`, resized (not
-    cropped) to size x size."""
-    file = open_file(path)
+    """An image file of any size and mode -> uint8 (3, H, W) RGB; with `size`, resized (not cropped)
+    to size x size."""
     try:
-        with file, Image.open(file) as image:
-            if math.prod(image.size) > MOST_PIXELS:
-                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
+        with Image.open(path, formats=FORMATS) as image:
             image = to_rgb(ImageOps.exif_transpose(image))
             if size:
                 image = image.resize((size, size), Image.BILINEAR)
@@ -295,8 +303,8 @@ def read_image(path, size=None):
 def to_rgb(image):
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.has_transparency_data:  # on white: under transparent pixels lies anything
-        white = Image.new("RGBA", image.size, "white")
+    if "A" in image.getbands() or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")  # under transparent pixels lies anything
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
@@ -307,16 +315,15 @@ def read_input(path, input):
     if input["kind"] == "image":
         pixels = read_image(path, input["image_size"])
         return to_input(pixels[None], input["image_size"])
-    text, _ = read_text(path)
-    ids = WordPiece(input["vocabulary"]).encode(text, input["max_length"])
+    ids = WordPiece(input["vocabulary"]).encode(read_text(path), input["max_length"])
     return torch.tensor([ids]).int()
 
 
 # ---------------------------------------------------------------- text
 
-SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
-# Typed in a text, they stay whole and upper-case. Splitting by it keeps them as parts.
-SPECIAL_TOKEN = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")
+SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()  # typed in a text, they stay whole
+# A text in parts beyond which no word reaches: special tokens, and what lies between spaces.
+CHUNK = re.compile(r"\[(?:PAD|UNK|CLS|SEP|MASK)\]|\[|[^ \n[]+")
 # The last block but one starts at 2B820: a slip of the reference, for equal ids.
 CJK = re.compile("[\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF\U00020000-\U0002A6DF"
                  "\U0002A700-\U0002B73F\U0002B740-\U0002B81F\U0002B920-\U0002CEAF"
@@ -361,10 +368,7 @@ class WordPiece:
 
     def __init__(self, vocab):
         if isinstance(vocab, (str, Path)):
-            text, is_replaced = read_text(vocab, most=10**8)
-            if is_replaced:
-                raise UserError(f"the vocabulary {vocab} is not all UTF-8: is this BERT's?")
-            text = text.replace("\r\n", "\n").removesuffix("\n")
+            text = read_text(vocab).replace("\r\n", "\n").removesuffix("\n")
             vocab = text.split("\n")  # splitlines() also parts at U+2028
         self.vocabulary = list(vocab)
         self.ids = dict(zip(vocab, range(len(vocab))))
@@ -376,7 +380,7 @@ class WordPiece:
     def words(text):
         """-> list of str: lower case, no accents; each punctuation mark and CJK character its
         own. Needs no vocabulary, so that it can count one."""
-        return [word for word, _ in located_words(text)]
+        return [word for word, _, _ in located_words(text)]
 
     def pieces(self, word):
         """-> tuple of ids. One part without a piece makes the whole word [UNK], and so do more
@@ -392,13 +396,22 @@ class WordPiece:
                 end -= 1
         return ids if start == len(word) else (self.ids["[UNK]"],)
 
+    def tokens(self, text):
+        """The pieces of a text, as they come: (id, start, end), see `spans`."""
+        for word, offset, places in located_words(text):
+            start = 0
+            for i in self.pieces(word):
+                token = self.vocabulary[i].removeprefix("##")
+                end = len(word) if token == "[UNK]" else start + len(token)
+                yield i, offset + places[start], offset + max(places[end], places[end - 1] + 1)
+                start = end
+
     def encode(self, text, max_length=sys.maxsize):
-        """A text, or its words -> list of ids: [CLS] pieces [SEP], cut to max_length."""
+        """A text -> list of ids: [CLS] pieces [SEP], cut to max_length."""
         if max_length < 2:
             raise UserError(f"max_length {max_length} has no room for [CLS] and [SEP]: at least 2")
-        words = self.words(text) if isinstance(text, str) else text
-        ids = [i for word in words for i in self.pieces(word)]
-        return [self.ids["[CLS]"], *ids[:max_length - 2], self.ids["[SEP]"]]
+        ids = [i for i, _, _ in islice(self.tokens(text), max_length - 2)]
+        return [self.ids["[CLS]"], *ids, self.ids["[SEP]"]]
 
     def spans(self, text):
         """Where each token of `encode(text)` but [CLS] and [SEP] stands: [(start, end), ...].
@@ -406,147 +419,96 @@ class WordPiece:
         text[start:end] is the token as it was written, with the marks that follow it. Two pieces
         of one character, which decomposition gives (ᄒ and ᅡ of 하), both have that character.
         """
-        spans = []
-        for word, places in located_words(text):
-            start = 0
-            for i in self.pieces(word):
-                token = self.vocabulary[i].removeprefix("##")
-                end = len(word) if token == "[UNK]" else start + len(token)
-                spans.append((places[start], max(places[end], places[end - 1] + 1)))
-                start = end
-        return spans
+        return [(start, end) for _, start, end in self.tokens(text)]
 
 
 def located_words(text):
-    """Yields the words, see `WordPiece.words`, and the place in the text of each character of the
-    word and of whatever follows it."""
-    offset = 0
-    for part in SPECIAL_TOKEN.split(text):
-        forms = list(part) if part in SPECIAL else [basic_form(c) for c in part]
-        places = [offset + i for i, form in enumerate(forms) for _ in form]
-        offset += len(part)
-        places.append(offset)
-        for word in re.finditer(r"\S+", "".join(forms)):
-            yield word[0], places[word.start():word.end() + 1]
+    """The words of a text, see `WordPiece.words`: (word, offset, places). offset + places[i] is
+    the place in the text of the word's i-th character; the last, of whatever follows the word."""
+    for chunk in CHUNK.finditer(text):
+        for word, places in chunk_words(chunk[0]):
+            yield word, chunk.start(), places
 
 
-def read_text(path, most=10**6):
-    """A UTF-8 file -> its text, and whether bytes of it could not be decoded and are replaced. An
-    empty or binary one is a UserError, and one of more than `most` bytes."""
-    with open_file(path) as file:
-        raw = file.read(most + 1)
-    if len(raw) > most:
-        raise UserError(f"{path} has more than {most:,} bytes: cut it, few are read anyway")
-    text = raw.decode(errors="replace")
+@lru_cache(2**16)  # texts repeat their words
+def chunk_words(chunk):
+    """-> [(word, places), ...], the places in the chunk."""
+    if chunk in SPECIAL:
+        return [(chunk, range(len(chunk) + 1))]
+    forms = [basic_form(c) for c in chunk]
+    places = [i for i, form in enumerate(forms) for _ in form]
+    places.append(len(chunk))
+    words = re.finditer(r"\S+", "".join(forms))
+    return [(word[0], places[word.start():word.end() + 1]) for word in words]
+
+
+def read_text(path):
+    """A UTF-8 file -> its text; bytes that cannot be decoded become U+FFFD. An empty or binary one
+    is a UserError."""
+    try:
+        text = Path(path).read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is empty or no text in UTF-8: give it a text, or remove it")
-    return text, text.encode() != raw
+    return text
 
 
-@dataclass
-class Corpus:
-    """Texts as their words, so that counting and encoding need no second look at the files."""
-    texts: list           # of each text, its words in one string: a list takes 8 times the room
-    paths: list = None    # of each text, its file, if they are files
-
-    def vocabulary(self, docs, size=15000):
-        """The `size` most frequent words of the texts `docs`, after the special tokens. Of equally
-        frequent ones, those that the whole corpus has first."""
-        words = (word for text in self.texts for word in text.split())
-        counts = Counter(dict.fromkeys(words, 0))
-        for doc in docs:
-            counts.update(self.texts[doc].split())
-        words = [word for word, count in counts.most_common() if count and word not in SPECIAL]
-        return SPECIAL + words[:size]
+def count_words(texts, rows, size=15000):
+    """The vocabulary of the texts `rows`: special tokens, then the `size` most frequent words. Of
+    equally frequent ones, those that all texts have first."""
+    counts = Counter(dict.fromkeys((word for text in texts for word in WordPiece.words(text)), 0))
+    for text in select(texts, rows):
+        counts.update(WordPiece.words(text))
+    words = [word for word, count in counts.most_common() if count and word not in SPECIAL]
+    return SPECIAL + words[:size]
 
 
 # ---------------------------------------------------------------- class folders
 
 
 def read_folder(folder, image_size=32):
-    """<folder>/{train,test}/<class>/* -> train, test, classes, corpus (of texts; None for images).
+    """<folder>/{train,test}/<class>/* -> train, test, classes.
 
     Images that all have one square size of at most image_size stay as they are (CIFAR at 32 px,
     whatever the model wants: batches are resized on the device); else all become image_size.
     """
     kind = kind_of(folder.name, folder.parent)
-    classes, in_test = (class_names(folder / part) for part in ("train", "test"))
+    train, test = (list_files(folder / part, kind) for part in ("train", "test"))
+    classes, in_test = (sorted({path.parent.name for path in part}) for part in (train, test))
     if len(classes) < 2 or in_test != classes:
         raise UserError(f"{folder} has the class folders {classes} in train and {in_test} in test: "
                         f"they must be the same, and at least two")
-    files = list_files(folder / "train", classes, kind)
-    n = len(files)
-    paths, labels = zip(*files, *list_files(folder / "test", classes, kind))
-    both, corpus = Split(None, torch.tensor(labels)), None
-    if kind == "image":
-        pixels = cached(folder, paths, read_images, image_size)
-        side = math.isqrt(pixels.size // (3 * len(paths)))  # they are square
-        both.x = torch.from_numpy(pixels).view(-1, 3, side, side)
-    else:
-        lines = cached(folder, paths, read_texts)
-        corpus = Corpus(str(lines, "utf-8").split("\n"), paths)
-        both.docs = torch.arange(len(paths))
-    return both.select(slice(n)), both.select(slice(n, None)), classes, corpus
+    paths = train + test
+    inputs = read_images(paths, image_size) if kind == "image" else read_texts(paths)
+    y = torch.tensor([classes.index(path.parent.name) for path in paths])
+    n = len(train)
+    return Examples(inputs[:n], y[:n]), Examples(inputs[n:], y[n:]), classes
 
 
-def class_names(folder):
-    """The class folders in it, in order: not the hidden ones, nor IMDB's unlabelled reviews."""
-    return [place.name for place in sorted(folder.glob("[!.]*"))
-            if place.is_dir() and place.name != "unsup"]
-
-
-def list_files(folder, classes, kind):
-    """-> [(path, label), ...], ordered by class and name."""
-    found = []
-    for c, name in enumerate(classes):
-        paths = files_of(folder / name, kind)
-        if not paths:
-            raise UserError(f"the class folder {folder / name} has no {', '.join(FILES[kind])}")
-        found += [(path, c) for path in paths]
-    return found
-
-
-def files_of(folder, kind):
-    return [path for path in sorted(folder.glob("[!.]*"))  # a Mac's zip holds ._0.png
-            if path.suffix.lower() in FILES[kind] and path.is_file()]
-
-
-def cached(folder, paths, read, *options):
-    """The bytes that read(paths, *options) returns, as a uint8 array. They are kept in the folder,
-    which may move, until the name, size or time of a file changes: its content alone is not looked
-    at.
-
-    The cache is a checksum, of the files' state and the bytes, and then the bytes: one that is
-    torn, altered or of other files is made again, and nothing in it can run.
-    """
-    files = [f"{read.__name__} {options}"]
-    for path in paths:
-        stat = path.stat()
-        files.append(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}")
-    cache = folder / ".rekd-cache"
-    with suppress(OSError), open(cache, "rb") as file:  # there may be none yet
-        head, content = file.read(16), np.fromfile(file, np.uint8)
-        if head == checksum(files, content).encode():
-            return content
-    content = read(paths, *options)
-    head = checksum(files, content).encode()
-    remove_parts(folder)
-    try:
-        write_atomically(cache, lambda file: file.writelines([head, content]))
-    except UserError as error:  # others' folders can often not be written to
-        print(f"what was read is not kept for the next start: {error}", file=sys.stderr)
-    return content
+def list_files(folder, kind):
+    """The files of the class folders in it, ordered by class and name."""
+    files = []
+    for place in sorted(folder.glob("[!.]*")):
+        if not place.is_dir() or place.name == "unsup":  # IMDB's unlabelled reviews
+            continue
+        found = [path for path in sorted(place.glob("[!.]*"))  # a Mac's zip holds ._0.png
+                 if path.suffix.lower() in FILES[kind] and path.is_file()]
+        if not found:
+            raise UserError(f"the class folder {place} has no {', '.join(FILES[kind])}")
+        files += found
+    return files
 
 
 def read_images(paths, image_size):
-    """-> (n, 3, S, S) uint8 array. S: the side of the images if all are squares of one size of at
-    most image_size, else that."""
+    """-> (n, 3, S, S) uint8. S: the side of the images if all are squares of one size of at most
+    image_size, else that."""
     sides = set()
     for path in paths:  # reads the header only; a damaged file is named later
-        with suppress(Exception), Image.open(path) as image:
+        with suppress(Exception), Image.open(path, formats=FORMATS) as image:
             sides.update(image.size)
     size = min(*sides, image_size) if len(sides) == 1 else image_size
-    pixels = np.empty((len(paths), 3, size, size), np.uint8)  # a list would take the room twice
+    pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     # disable=None: no bar where stderr is no terminal
     for i, path in enumerate(tqdm(paths, "decoding images", disable=None)):
         pixels[i] = read_image(path, size)
@@ -554,25 +516,19 @@ def read_images(paths, image_size):
 
 
 def read_texts(paths):
-    """-> uint8 array: of each text a line, its words with spaces between them."""
-    lines = []
-    replaced = []
-    for path in tqdm(paths, "reading texts", disable=None):
-        text, is_replaced = read_text(path)
-        lines.append(" ".join(WordPiece.words(text)))
-        replaced += [path] * is_replaced
+    texts = [read_text(path) for path in tqdm(paths, "reading texts", disable=None)]
+    replaced = [path for path, text in zip(paths, texts) if "\ufffd" in text]
     if replaced:
         print(f"undecodable bytes in {len(replaced)} files were replaced (first: {replaced[0]})",
               file=sys.stderr)
-    return np.frombuffer("\n".join(lines).encode(), np.uint8)
+    return texts
 
 
 def write_atomically(path, write):
     """write(binary file) beside the target, then rename: the final name never has half a file."""
-    part = Path(f"{path}.{os.getpid()}.rekd-part")  # others' downloads end in .part
+    part = Path(f"{path}.part")
     try:
         with open(part, "wb") as file:
-            lock(file)  # so that no other process takes it for a dead one's: see `remove_parts`
             write(file)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: how torch.save reports a full disk
@@ -581,27 +537,6 @@ def write_atomically(path, write):
     finally:
         with suppress(OSError):
             part.unlink()
-
-
-def lock(file):
-    """Lock an open file -> True; False if another process has. A lock ends with its process,
-    however that ends. Where there are no locks (Windows, some network disks), None."""
-    try:
-        import fcntl
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        return None
-
-
-def remove_parts(folder):
-    """Half files of processes that were killed."""
-    for part in folder.glob("*.rekd-part"):
-        with suppress(OSError), open(part, "rb") as file:
-            if lock(file):
-                part.unlink()
 
 
 # ---------------------------------------------------------------- downloads
@@ -630,17 +565,22 @@ def fetch_hub(repo, *filenames):
     server = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     for name in filenames:
         url, path = f"{server.rstrip('/')}/{repo}/resolve/main/{name}", folder / name
-        print(f"downloading {url}", file=sys.stderr)
         try:
             with by_hand(url, path, ", or choose --init scratch"):
-                # All at once: so a connection that is cut is an exception.
-                content = urllib.request.urlopen(url, timeout=30).read()
-            break
+                download(url, path)
+            return path
         except UserError as error:
             if getattr(error.__cause__, "code", None) != 404 or name == filenames[-1]:
                 raise
-    write_atomically(path, lambda file: file.write(content))
-    return path
+
+
+def download(url, path):
+    print(f"downloading {url}", file=sys.stderr)
+    with urllib.request.urlopen(url, timeout=30) as response:
+        bar = tqdm.wrapattr(response, "read", total=response.length, disable=None)
+        write_atomically(path, lambda file: shutil.copyfileobj(bar, file))
+        if response.length:  # bytes that did not come
+            raise OSError("the connection was cut")
 
 
 def fetch_cifar(name, root, coarse=False):
@@ -651,14 +591,15 @@ def fetch_cifar(name, root, coarse=False):
     splits = []
     for part in ("train", "test"):
         with by_hand(source.url, root / source.filename):
-            found = source(root, train=part == "train", download=True)
+            found = source(root, part == "train", download=True)
         classes, labels = found.classes, found.targets
         if coarse:  # torchvision reads the fine labels only
-            classes = unpickle(root / source.base_folder / "meta")["coarse_label_names"]
-            labels = unpickle(root / source.base_folder / part)["coarse_labels"]
+            folder = root / source.base_folder
+            classes = unpickle(folder / "meta")["coarse_label_names"]
+            labels = unpickle(folder / part)["coarse_labels"]
         pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
-        splits.append(Split(pixels, torch.tensor(labels)))
-    return *splits, classes, None
+        splits.append(Examples(pixels, torch.tensor(labels)))
+    return *splits, classes
 
 
 def unpickle(path):
@@ -694,8 +635,8 @@ FONT = """
 
 
 def glyphs(n, seed):
-    """n images of 32 x 32 -> Split. The label is the one small digit; its 8 x 8 px (2 x 2 patches
-    of 4 px) are the truth, here still (n, 32, 32): of pixels.
+    """n images of 32 x 32 -> Examples. The label is the one small digit; its 8 x 8 px (2 x 2
+    patches of 4 px) are the truth.
 
     Around it: soft coloured clutter, noise, and a distractor, which is a digit with its pixels
     shuffled, so that no colour, brightness or place gives the digit away: only its shape does.
@@ -720,7 +661,7 @@ def glyphs(n, seed):
     light = torch.zeros(n, 2, 32 * 32).scatter_(2, place, stamps)
     image += torch.einsum("nkc,nkp->ncp", colour, light).view_as(image)
     truth = torch.zeros(n, 32 * 32).scatter_(1, place[:, 0], 1).view(n, 32, 32).bool()
-    return Split(image.clamp(0, 255).byte(), digit[:, 0], truth)
+    return Examples(image.clamp(0, 255).byte(), digit[:, 0], truth)
 
 
 def clutter(n):
@@ -759,13 +700,13 @@ OTHER_WAYS = "cold crowded early expensive long quiet red small sticky warm wet"
 
 
 def phrases(n, seed):
-    """n reviews of 19 to 30 words -> Split, and the texts. The label is the opinion of the film:
+    """n reviews of 19 to 30 words -> Examples. The label is the opinion of the film:
 
         they came late the coffee was quite cold the story was hardly gripping by the river ...
         -> negative
 
-    The last two words of that sentence are the truth, here still (n, 2): from which character of
-    the text to which. Everything else is drawn without a look at the label.
+    The last two words of that sentence are the truth. Everything else is drawn without a look at
+    the label.
     """
     rng = random.Random(seed)
     texts, labels, truth = [], [], []
@@ -786,25 +727,22 @@ def phrases(n, seed):
         start = text.index(opinion)
         texts.append(text)
         labels.append(label)
-        truth.append([start, start + len(opinion)])
-    return Split(None, torch.tensor(labels), torch.tensor(truth), docs=torch.arange(n)), texts
+        truth.append([(start, start + len(opinion))])
+    return Examples(texts, torch.tensor(labels), truth)
 
 
 # ---------------------------------------------------------------- the data sets by name
 
 
 def load_glyphs():
-    return glyphs(7500, DATA_SEED), glyphs(3000, DATA_SEED + 1), list("0123456789"), None
+    return glyphs(7500, DATA_SEED), glyphs(3000, DATA_SEED + 1), list("0123456789")
 
 
 def load_phrases():
-    train, texts = phrases(7500, DATA_SEED)
-    test, test_texts = phrases(3000, DATA_SEED + 1)
-    test.docs += len(texts)
-    return train, test, ["negative", "positive"], Corpus(texts + test_texts)
+    return phrases(7500, DATA_SEED), phrases(3000, DATA_SEED + 1), ["negative", "positive"]
 
 
-# A new set is one function that returns train, test, classes, corpus (None for images).
+# A new set is one function that returns train, test (Examples) and the names of the classes.
 BUILT_IN = {"phrases": load_phrases, "glyphs": load_glyphs}
 DOWNLOADS = {  # of the folder that the files go into
     "cifar10": partial(fetch_cifar, "CIFAR10"),

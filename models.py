@@ -7,13 +7,13 @@ select (0) is hidden from the predictor. How, says a network's `masking`:
 
     zero    (the paper) the *content* embeddings of unselected features are multiplied by 0; their
             positions stay in sight
-    drop    unselected features take no part in attention; "packed", most are not even computed:
-            cheaper, and the same logits
+    drop    unselected features take no part in attention; most need not even be computed, see
+            `pack`: cheaper, and the same logits
 
 Shapes: B examples, T positions of which the first is [CLS], N features. A ViT's features are its
 patches, T = 1 + N; a BERT's are its whole sequence, T = N.
 
-Needs rekd.py beside it. A finished model in your own code:
+Needs rekd.py and data.py beside it. A finished model in your own code:
 
     model, info = load("runs/.../best.pt")
     mask = model(x).mask
@@ -22,18 +22,14 @@ Needs rekd.py beside it. A finished model in your own code:
 import json
 import math
 import re
-import zipfile
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from data import UserError
 from rekd import Rationalist
-
-
-class UserError(ValueError):
-    """The caller's mistake; its text is one sentence: what is wrong and what to do."""
 
 
 def require(condition, message):
@@ -43,14 +39,17 @@ def require(condition, message):
 
 # ---------------------------------------------------------------- 1. the transformer encoder
 def masked_attention(q, k, v, mask=None):
-    """Attention in which position j counts M_j times.
+    """Attention in which position j counts M_j times, with a gradient of its own for M.
 
-    w_ij = M_j exp(s_ij) / sum_j M_j exp(s_ij),    s = q k / sqrt(d)
+    forward      w_ij = M_j e_ij / Z_i,     e_ij = exp(q_i k_j / sqrt(d)), Z_i = sum_j M_j e_ij
+    backward     dw_ij / dM_j = e_ij / Z_i               where j is visible (M_j > 0)
+                 dw_ij / dM_j = e_ij / (e_ij + Z_i)      where j is hidden (M_j = 0)
 
-    q, k, v (B, heads, T, d), mask M (B, 1, 1, T) or None -> (B, heads, T, d). M_j > 0 is visible;
-    in each example at least one position is. Nothing of a hidden position enters the result, bit
-    for bit. Its M_j still has a gradient: the effect of attending to it. That is bounded on
-    purpose, and so is not the derivative of the formula above, see below.
+    (and, in both, what the others lose). The second is not the derivative of the first line: it is
+    the share of attention that j would have if it were shown. The derivative, e / Z, may overflow.
+
+    q, k, v (B, heads, T, d), mask M (B, 1, 1, T) or None -> (B, heads, T, d). In each example at
+    least one position is visible. Nothing of a hidden one enters the result, bit for bit.
     """
     if mask is None or not mask.requires_grad:
         # M exp(s) = exp(s + log M): faster, but backward it would be 0 / 0 where M = 0.
@@ -63,30 +62,27 @@ def masked_attention(q, k, v, mask=None):
     top = visible.detach().amax(-1, keepdim=True)                             # (B, heads, T, 1)
     seen = (visible - top).exp()                                              # 0 where hidden
     total = seen.sum(-1, keepdim=True)                                        # (B, heads, T, 1)
-    # Backward, a hidden position counts by the share of attention that it would have if it were
-    # shown, e / (total + e), e = exp(s). The derivative's e / total may be huge, and overflow.
     share = (scores.detach() - top - total.detach().log()).sigmoid()          # (B, heads, T, T)
-    weights = mask * torch.where(mask == 0, share * total, seen)
+    weights = mask * torch.where(mask == 0, share * total, seen)              # total is Z
     return (weights.to(v.dtype) @ v / weights.sum(-1, keepdim=True)).to(v.dtype)
 
 
 def pack(mask, content, length, *tensors):
-    """Keep L of N features: mask (B, N), tensors (B or 1, N, ...) -> [(B, L), (B, L, ...), ...].
+    """Keep `length` of N features, the selected ones first.
 
-    length   True, for evaluation: L is the most that one example selects, which the host waits for.
-             A number, for training: L is that. Beside the selected features it holds a random part
-             of the others, which stay hidden: a mask's gradient reaches them, too, and theirs is
-             scaled up by (others / others taken), so that, where one fits at least, the expected
-             gradient is that of all. Selected features that do not fit are not selected.
-    content  (B, N) bool: what may be selected
+    mask (B, N), tensors (B or 1, N, ...) -> [mask (B, L), tensors (B, L, ...)], L = length.
+
+    content (B, N) bool: what may be selected. Selected features that do not fit are not selected.
+    In training, where the mask has a gradient, the room that is left holds a random part of the
+    others, which stay hidden: their gradient is scaled up by (others / others taken), so that,
+    where one fits at least, the expected gradient is that of all.
     """
     selected = mask.detach() > 0
-    score = 2.0 * selected + content                          # (B, N): 3 kept, 1 hidden, 0 padding
-    if length is True:
-        length = int(selected.sum(1).max())
-        kept = score.argsort(dim=1, descending=True, stable=True)[:, :length]  # (B, L), in order
+    score = 2.0 * selected + content                              # 3 kept, 1 hidden, 0 padding
+    if not mask.requires_grad:
+        kept = score.argsort(dim=1, descending=True, stable=True)[:, :length]    # (B, L), in order
     else:
-        kept = (score + torch.rand_like(score)).topk(length).indices  # (B, L), ties at random
+        kept = (score + torch.rand_like(score)).topk(length).indices             # (B, L), random
     mask = mask.gather(1, kept)
     if mask.requires_grad:
         others = content & ~selected
@@ -143,8 +139,9 @@ class ViT(nn.Module):
     """pixels (B, 3, image_size, image_size), mask (B, N) or None -> (B, 1 + N, dim).
 
     The normalised last hidden states: of [CLS], always visible, then of the N = (image_size /
-    patch_size)^2 patches, row by row. packed (`drop` only): -> (B, 1 + L, dim), see `pack`.
-    rows: of the last block compute the first `rows` positions only -> (B, rows, dim).
+    patch_size)^2 patches, row by row. packed: with `drop` compute so many patches only, see `pack`
+    -> (B, 1 + packed, dim). rows: of the last block compute the first `rows` positions only
+    -> (B, rows, dim). None: all.
     """
 
     def __init__(self, *, dim, depth, heads, image_size, patch_size, masking="zero"):
@@ -161,8 +158,10 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(
             Block(dim=dim, heads=heads, pre_norm=True) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=EPS)
-        self.cls = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02))
-        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + N, dim), std=0.02))
+        self.cls = nn.Parameter(torch.empty(1, 1, dim))
+        self.positions = nn.Parameter(torch.empty(1, 1 + N, dim))
+        for table in (self.cls, self.positions):
+            nn.init.trunc_normal_(table, std=0.02)
 
     def selectable(self, pixels):
         """(B, N) bool: every patch is."""
@@ -171,7 +170,7 @@ class ViT(nn.Module):
     def features(self, hidden):
         return hidden[:, 1:]  # (B, 1 + N, dim) -> (B, N, dim)
 
-    def forward(self, pixels, mask=None, packed=False, rows=None):
+    def forward(self, pixels, mask=None, packed=None, rows=None):
         H, W = pixels.shape[2:]
         require(H == W == self.image_size, f"images of {H} x {W} pixels, but this ViT reads "
                 f"{self.image_size} x {self.image_size}")
@@ -181,9 +180,9 @@ class ViT(nn.Module):
         visible = None
 
         if mask is not None and self.masking == "drop":
-            if packed:
-                mask, x, positions = pack(  # N is L from here on
-                    mask, self.selectable(pixels), packed, x, positions)
+            if packed is not None:  # N is `packed` from here on
+                content = self.selectable(pixels)
+                mask, x, positions = pack(mask, content, packed, x, positions)
             visible = F.pad(mask[:, None, None], (1, 0), value=1)  # (B, 1, 1, 1 + N): [CLS], too
         x = self.patch_embedding(x)                       # (B, N, dim)
         if mask is not None and self.masking == "zero":
@@ -201,7 +200,7 @@ class BERT(nn.Module):
     """tokens (B, T) int ids, mask (B, T) or None -> (B, T, dim), the last hidden states.
 
     First comes [CLS], always visible; id 0 is padding, always hidden; the last before it is [SEP],
-    which a mask under `drop` hides. packed, rows: as ViT's -> (B, 1 + L or rows, dim).
+    which a mask under `drop` hides. packed, rows: as ViT's -> (B, 1 + packed or rows, dim).
     """
 
     def __init__(self, *, dim, depth, heads, vocab_size, max_len, masking="zero"):
@@ -228,7 +227,7 @@ class BERT(nn.Module):
     def features(self, hidden):
         return hidden  # every token is one, so that masks and tokens have one shape
 
-    def forward(self, tokens, mask=None, packed=False, rows=None):
+    def forward(self, tokens, mask=None, packed=None, rows=None):
         T = tokens.shape[1]
         require(T <= self.max_len,
                 f"{T} tokens are more than this BERT's {self.max_len} positions: cut the text")
@@ -238,7 +237,7 @@ class BERT(nn.Module):
         if mask is not None and self.masking == "drop":
             content = self.selectable(tokens)
             visible = mask * content                                  # (B, T)
-            if packed:  # after [CLS], at position 0, come L words: T is 1 + L from here on
+            if packed is not None:  # [CLS], at place 0, then words: T is 1 + packed from here on
                 short = pack(visible, content, packed, places)
                 visible, places = (F.pad(x, (1, 0)) for x in short)
                 tokens = tokens.gather(1, places)
@@ -260,12 +259,12 @@ class BERT(nn.Module):
 # A backbone, under either head, is any module with these members:
 #
 #     dim                   the width of its hidden states
-#     masking               "zero" or "drop"; with "drop", `forward` can pack
+#     masking               "zero" or "drop"
 #     selectable(x)         -> (B, N) bool, False for what is no content: padding, special tokens
 #     features(hidden)      (B, T, dim) -> (B, N, dim): the hidden states of the N features
-#     forward(x, mask=None, packed=False, rows=None) -> (B, T, dim), [CLS] first
+#     forward(x, mask=None, packed=None, rows=None) -> (B, T, dim), [CLS] first
 #         mask (B, N)       1 = in sight, 0 = hidden; None shows the whole input
-#         packed            True or a number: leave out hidden features, see `pack`
+#         packed            may compute so many features only, see `pack`; None: all
 #         rows              give the first `rows` positions only: a predictor reads [CLS] alone
 
 class Generator(nn.Module):
@@ -286,9 +285,10 @@ class Generator(nn.Module):
 class Predictor(nn.Module):
     """x, mask (B, N) or None for the whole input -> (B, num_classes) logits, read at [CLS].
 
-    packed, with `drop`: compute the selected features alone (True: for a mask without gradient), or
-    so many features (a number: for training, see `pack`). None: True in eval mode, where it can be.
+    packed: with `drop`, compute so many features only, see `pack`; None: all.
     """
+
+    packs = True  # see rekd.Rationalist
 
     def __init__(self, backbone, num_classes, dropout=0.1):
         super().__init__()
@@ -298,11 +298,6 @@ class Predictor(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.dim, num_classes))
 
     def forward(self, x, mask=None, packed=None):
-        gradient = mask is not None and mask.requires_grad and torch.is_grad_enabled()
-        require(packed is not True or not gradient,
-                "packed=True needs a mask without gradient: leave packed out")
-        if packed is None:
-            packed = not gradient and not self.training
         # Of the last block, what comes after keys and values is computed for [CLS] alone: by FLOP,
         # a fifth less with 4 blocks, a sixteenth with 12.
         hidden = self.backbone(x, mask, packed, rows=1)  # (B, 1, dim)
@@ -348,7 +343,6 @@ HUB = {  # where the paper's begin: published weights, on Hugging Face
 def parse_preset(name):
     """A preset's name, or a size as vit:DIM:DEPTH:HEADS -> (kind, dim, depth, heads)."""
     size = PRESETS.get(name, name)
-    # The digits are few: of a slip, or of a file's claim, no giant is built.
     spelled = re.fullmatch(r"(vit|bert):([1-9]\d{0,3}):([1-9]\d?):([1-9]\d{0,2})", size, re.ASCII)
     require(spelled, f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or spell a size "
                      "vit:DIM:DEPTH:HEADS or bert:DIM:DEPTH:HEADS, at most 9999, 99 and 999")
@@ -359,7 +353,7 @@ def parse_preset(name):
 def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None, **shape):
     """A Rationalist of the preset's size, from scratch.
 
-    method "cls": a predictor alone; else (RE, REKD) a generator and a predictor.
+    method "cls": the predictor of everything; else (RE, REKD) a generator and a predictor.
     masking: zero (the paper; the default here) or drop (the default of train.py).
     rate: of the mask of evaluation, see Rationalist.
     shape: image_size and patch_size for a ViT, vocab_size and max_len for a BERT.
@@ -381,37 +375,20 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None
     return model
 
 
-def read_dict(path, what, advice, device="cpu"):
-    """The dict in a .json, a .safetensors or a file of torch.save; its pickled code is never run.
+def read_weights(path, what, device="cpu"):
+    """The dict in a .safetensors or in a file of torch.save; code that is pickled in it never runs.
 
-    what the file should be, and advice for when it is not: both for the text of a UserError.
+    what the file should be: for the text of the UserError.
     """
     path = Path(path)
     try:
-        require(path.is_file() or not path.exists(), "a pipe might never end")
-        if path.suffix == ".json":
-            content = json.loads(path.read_bytes())
-        elif path.suffix == ".safetensors":
-            content = read_safetensors(path)
-        else:
-            check_zip(path)
-            content = torch.load(path, map_location=device, weights_only=True)
-        require(isinstance(content, dict), "it holds something else")
-    except (FileNotFoundError, PermissionError) as error:
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
+        return dict(torch.load(path, map_location=device, weights_only=True))
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
     except Exception:  # a damaged file fails in a dozen ways, from EOFError to UnpicklingError
-        raise UserError(f"cannot read the {what} {path}: it is damaged or no {what}: {advice}"
-                        ) from None
-    return content
-
-
-def check_zip(path):
-    """Raise unless a checkpoint's zip passes its checksums and unpacks to no more than its size:
-    torch.load checks neither, and a small file can fill the memory. (Before 2020: no zip.)"""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            size = sum(entry.file_size for entry in file.infolist())
-            require(size <= path.stat().st_size and file.testzip() is None, "it is damaged")
+        raise UserError(f"cannot read {path}: it is damaged or no {what}, give another") from None
 
 
 def load(path, device="cpu"):
@@ -421,55 +398,16 @@ def load(path, device="cpu"):
     `input` (what turns a file into an input, see data.read_input), `fingerprint` of the training
     data, `metric` (on dev).
     """
-    advice = "give the best.pt of a finished run"
-    info = read_dict(path, "checkpoint", advice, device)
+    info = read_weights(path, "checkpoint", device)
     try:
-        check_info(info)
         with torch.device("meta"):  # shapes alone: no weights are drawn only to be replaced
             model = build(**info["model"])
-        check_weights(info["weights"], model.state_dict())
-    except Exception as error:  # what was altered by hand can be wrong in a dozen ways
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is not a checkpoint of train.py ({reason}): {advice}") from None
-    model.load_state_dict(info.pop("weights"), assign=True)
+        model.load_state_dict(info.pop("weights"), assign=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]  # PyTorch's have many lines
+        raise UserError(f"{path} is no best.pt of a finished run ({reason}): give one") from None
     # Into float32: a file may hold half precision, which halves its size.
     return model.float().eval(), info
-
-
-def check_info(info):
-    """Raise unless all that a checkpoint says beside its weights is there and consistent."""
-    for field in "weights model config classes input metric fingerprint epoch".split():
-        require(field in info, f"it has no {field}")
-    config = info["config"]
-    input = info["input"]
-    names = info["classes"]
-    implied = {"preset": config["preset"], "method": config["method"], "num_classes": len(names)}
-    if input["kind"] == "image":
-        implied["image_size"] = input["image_size"]
-    else:
-        implied["max_len"] = input["max_length"]
-        implied["vocab_size"] = len(input["vocabulary"])
-        names = names + input["vocabulary"]
-    for key, value in implied.items():
-        require(info["model"][key] == value, f"its model's {key} is not {value!r:.50}")
-    require({type(name) for name in names} == {str}, "a name is no text")
-    metric = info["metric"]
-    numbers = info["epoch"], metric["accuracy"], metric["rate_mean"], *metric.values()
-    require({type(x) for x in numbers} <= {int, float}, "its epoch or metric is no number")
-
-
-def check_weights(weights, expected):
-    """Raise unless `weights` {name: tensor} has the names and shapes of `expected`, all finite."""
-    for name, ours in expected.items():
-        require(name in weights, f"it has no {name}")
-        x = weights[name]
-        require(x.shape == ours.shape, f"{tuple(x.shape)} in {name}, not {tuple(ours.shape)}")
-        # A view can claim more numbers than are stored (expand): a copy could fill the memory.
-        has_all = x.nbytes <= x.untyped_storage().nbytes()
-        require(x.is_floating_point() and has_all and x.isfinite().all(),
-                f"no finite numbers in {name}")
-    for name in weights:
-        require(name in expected, f"unexpected: {name!r}")
 
 
 def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
@@ -517,33 +455,93 @@ NAMES = {
         "norm2.": "output.LayerNorm.",
     },
 }
-IGNORED = ("embeddings.position_ids", "pooler.", "classifier.", "cls.")  # a buffer, and heads
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+BACKBONE = ("embeddings.", "encoder.", "layernorm.")  # all else is a head
+IGNORED = ("embeddings.position_ids", "embeddings.mask_token")  # no part of the forward pass
+# Of safetensors files. What has another type, such as a bool, is no weight.
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
+          "BF16": torch.bfloat16, "I64": torch.int64}
 
 
 def read_safetensors(path):
     """{name: tensor}. The format: 8 bytes that tell the length of a JSON header, the header, which
-    tells of each tensor's bytes, and these bytes, end to end. Use `read_dict`: here, a damaged
-    file fails in a dozen ways."""
-    raw = path.read_bytes()
+    tells of each tensor's bytes, and these bytes."""
+    raw = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])
     header.pop("__metadata__", None)
-    data = memoryview(bytearray(raw[start:]))  # slices of it are no copies: they may overlap
+    data = memoryview(raw)[start:]
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        x = torch.frombuffer(data[begin:end], dtype=DTYPES[entry["dtype"]])
-        tensors[name] = x.view(entry["shape"])
-    require(sum(x.nbytes for x in tensors.values()) == len(data), "bytes of no tensor")
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype and begin < end:  # an empty tensor is no weight
+            tensors[name] = torch.frombuffer(data[begin:end], dtype=dtype).view(entry["shape"])
     return tensors
+
+
+def load_pretrained(backbone, source):
+    """All weights of a ViT or BERT from a file (.safetensors, or of torch.save) or a state dict,
+    by the names of Hugging Face's published files.
+
+    A prefix (vit., bert.) and heads do not matter. Of more layers or word positions than needed
+    the first are taken; image positions are interpolated. Whatever else is not as in `backbone`,
+    a config.json beside the file included, is a UserError.
+    """
+    kind = "vit" if isinstance(backbone, ViT) else "bert"
+    is_file = not isinstance(source, dict)
+    state = read_weights(source, "file of weights") if is_file else source
+    try:
+        if is_file:
+            check_config(backbone, kind, Path(source))
+        found = published_tensors(state, kind, len(backbone.blocks))
+        for name, slot in published_slots(backbone, kind).items():
+            require(name in found, f"it has no {name}")
+            x = found.pop(name)
+            if "position" in name:
+                x = fit_positions(x, slot)
+            require(x.shape == slot.shape, f"{tuple(x.shape)} in {name}, not {tuple(slot.shape)}")
+            slot.copy_(x)
+        require(not found, f"unexpected: {', '.join(found)[:100]}")
+    except Exception as error:  # a tensor may be none at all
+        where = source if is_file else "the state dict"
+        raise UserError(f"{where} is for another {kind} ({error}): take another file, "
+                        f"or start from scratch") from None
+
+
+def published_slots(backbone, kind):
+    """{published name: our tensor in its published shape}: what is copied into one is copied into
+    the backbone."""
+    slots = {}
+    for name, tensor in backbone.state_dict().items():
+        if name == "patch_embedding.weight":
+            tensor = tensor.view(backbone.dim, 3, backbone.patch_size, -1)  # theirs: a convolution
+        for ours, theirs in NAMES[kind].items():
+            name = name.replace(ours, theirs)
+        parts = ("query", "key", "value") if "{}" in name else ("",)  # theirs: three matrices
+        for part, slot in zip(parts, tensor.chunk(len(parts))):
+            slots[name.format(part)] = slot
+    return slots
+
+
+def published_tensors(state, kind, depth):
+    """What a published state dict holds of a backbone of this depth: without the prefix (vit.,
+    bert.), the heads and the deeper layers."""
+    found = {}
+    for name, x in state.items():
+        name = name.removeprefix(f"{kind}.")
+        name = name.replace(".gamma", ".weight").replace(".beta", ".bias")  # the names of 2018
+        layer = re.match(r"encoder\.layer\.(\d+)\.", name)
+        is_deeper = layer and int(layer[1]) >= depth
+        if name.startswith(BACKBONE) and name not in IGNORED and not is_deeper:
+            found[name] = x
+    return found
 
 
 def fit_positions(table, slot):
     """A published table of positions -> one of our length, as far as it can be.
 
-    Of words, (m, dim), the first are taken. An image's, (1, 1 + m, dim), are of [CLS] and a square
-    grid: the grid's are interpolated.
+    A text's is (m, dim): the first are taken. An image's, (1, 1 + m, dim), is of [CLS] and a square
+    grid, which is interpolated.
     """
     if table.ndim == 2:
         return table[:len(slot)]
@@ -555,74 +553,22 @@ def fit_positions(table, slot):
     return torch.cat([table[:, :1], grid.flatten(2).mT], 1)    # (1, 1 + new^2, dim)
 
 
-def published_tensors(source, slots, kind, depth):
-    """{name as in slots: tensor} of what a published state dict holds of a backbone of this depth:
-    without the prefix (vit., bert.), the heads and the deeper layers."""
-    found = {}
-    for key, x in source.items():
-        name = str(key).removeprefix(f"{kind}.")
-        name = name.replace(".gamma", ".weight").replace(".beta", ".bias")  # the names of 2018
-        layer = re.match(r"encoder\.layer\.(\d+)\.", name)
-        if name.startswith(IGNORED) or (layer and int(layer[1]) >= depth):
-            continue
-        require(name not in found, f"{name} twice")
-        if "position" in name and name in slots:
-            x = fit_positions(x, slots[name])
-        found[name] = x
-    return found
-
-
-def published_slots(backbone, kind):
-    """{published name: our tensor in its published shape}: what is copied into one is copied into
-    the backbone."""
-    slots = {}
-    for name, tensor in backbone.state_dict().items():
-        if name == "patch_embedding.weight":
-            tensor = tensor.view(backbone.dim, 3, backbone.patch_size, -1)  # theirs: a convolution
-        parts = ("query", "key", "value") if "qkv" in name else ("",)  # theirs: three matrices
-        for ours, theirs in NAMES[kind].items():
-            name = name.replace(ours, theirs)
-        for part, slot in zip(parts, tensor.chunk(len(parts))):
-            slots[name.format(part)] = slot
-    return slots
-
-
-def check_config(backbone, path):
-    """A config.json beside the weights, if any, tells what shapes do not: it must fit as well."""
-    config = path.with_name("config.json")
-    theirs = read_dict(config, "JSON", "mend or remove it") if config.exists() else {}
-    ours = {"num_attention_heads": backbone.blocks[0].heads, "layer_norm_eps": EPS,
-            "hidden_act": "gelu"}
-    for name, value in ours.items():
-        found = theirs.get(name, value)
-        require(found == value, f"{path} has {name} {found} by its config.json, this network "
-                f"{value}: take another file, or start from scratch")
-
-
-def load_pretrained(backbone, source):
-    """All weights of a ViT or BERT from a file (.safetensors, or of torch.save) or a state dict,
-    by the names of Hugging Face's published files.
-
-    A prefix (vit., bert.) and heads do not matter. Of more layers or word positions than needed
-    the first are taken; image positions are interpolated. Whatever else is not as in `backbone`,
-    a config.json beside the file included, is a UserError, and the backbone is as it was.
-    """
-    advice = "take another file, or start from scratch"
-    kind = "vit" if isinstance(backbone, ViT) else "bert"
-    where = "the state dict"
-    if not isinstance(source, dict):
-        where = Path(source)
-        check_config(backbone, where)
-        source = read_dict(where, "file of weights", advice)
-    slots = published_slots(backbone, kind)
-    try:
-        found = published_tensors(source, slots, kind, len(backbone.blocks))
-        check_weights(found, slots)
-    except Exception as error:  # a file can be wrong in a dozen ways
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{where} is for another {kind} ({reason}): {advice}") from None
-    for name, slot in slots.items():  # only now, when all is known to be right
-        slot.copy_(found[name])
+def check_config(backbone, kind, path):
+    """What changes a network's numbers without changing a shape is told by config.json and
+    tokenizer_config.json beside the weights, where there are any: it must fit as well."""
+    expected = {"model_type": kind, "is_decoder": False, "hidden_act": "gelu",
+                "layer_norm_eps": EPS, "num_attention_heads": backbone.blocks[0].heads,
+                "do_lower_case": True}  # of a text's tokenizer
+    if kind == "vit":
+        expected["patch_size"] = backbone.patch_size
+    for file in (path.with_name("config.json"), path.with_name("tokenizer_config.json")):
+        try:
+            config = json.loads(file.read_bytes()) if file.exists() else {}
+        except ValueError:
+            raise UserError(f"{file} is no JSON: mend or remove it") from None
+        for name, value in expected.items():
+            found = config.get(name, value)
+            require(found == value, f"{name} {found} by its {file.name}, this network {value}")
 
 
 def initialise(model, source):

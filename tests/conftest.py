@@ -1,7 +1,8 @@
+"""Small data and small networks, and train.py called as from the command line."""
+
 import json
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)  # nano models: a second thread costs more than it brings
-import data  # noqa: E402
 import train  # noqa: E402
 
 
@@ -52,19 +53,24 @@ def folders(tmp_path_factory):
     return root
 
 
+SMALL = {
+    "colours": "--student vit:8:1:1 --teacher vit:16:1:2 --image-size 16 --patch-size 4",
+    "words": "--student bert:8:1:1 --teacher bert:16:1:2 --max-length 40 --rate 0.2",
+    "teacher": "--teacher vit:16:1:2 --image-size 16 --patch-size 4",
+    "none": ""}
+
+
 @pytest.fixture
 def run(folders, tmp_path, monkeypatch, capsys):
     """run("--method re ...") -> code, out, err of train.py, in this process, on tiny networks."""
-    small = "--epochs 3 --batch-size 16 --lr 3e-3"
-    images, texts = "--image-size 16 --patch-size 4", "--max-length 40 --rate 0.2"
-    net = {"colours": f"--student vit:8:1:1 --teacher vit:16:1:2 {images} {small}",
-           "words": f"--student bert:8:1:1 --teacher bert:16:1:2 {texts} {small}",
-           "teacher": f"--teacher vit:16:1:2 {images} {small}"}
-
-    def run(options, dataset="colours", net_of=None):
+    def run(options, dataset="colours", small=None):
         arguments = ["--dataset", dataset, "--data-dir", folders, "--out", tmp_path / "runs",
-                     *net.get(net_of or dataset, "").split(), *options.split()]
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+                     *SMALL[small or dataset].split()]
+        if small != "none":
+            arguments += ["--epochs", 3, "--batch-size", 16, "--lr", 3e-3]
+        if small is None and "--method re" not in options and "--explain" not in options:
+            arguments += ["--teacher-epochs", 3]
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), *options.split()])
         code = 0
         try:
             train.cli()
@@ -73,33 +79,7 @@ def run(folders, tmp_path, monkeypatch, capsys):
         return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
 
     run.runs = tmp_path / "runs"
-    run.colours, run.words = run.runs / "colours", run.runs / "words"
     return run
-
-
-@pytest.fixture
-def spy(monkeypatch):
-    """spy(module, name) -> a list that each call of the function adds its arguments to."""
-    def spy(where, name):
-        calls, function = [], getattr(where, name)
-        monkeypatch.setattr(where, name, lambda *args, **options: (
-            calls.append(args) or function(*args, **options)))
-        return calls
-    return spy
-
-
-@pytest.fixture(scope="module")
-def small():
-    """The built-in sets are small and trained on for one epoch."""
-    phrases = data.phrases
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "phrases", lambda n, seed: phrases(n // 25, seed))
-        patch.setitem(data.BUILT_IN, "glyphs", lambda: (
-            data.glyphs(300, 0), data.glyphs(40, 1), [str(digit) for digit in range(10)], None))
-        for name in ("glyphs", "phrases"):
-            recipe = {**train.RECIPES[name], "epochs": 1, "teacher_epochs": 1}
-            patch.setitem(train.RECIPES, name, recipe)
-        yield
 
 
 # ---------------------------------------------------------------- what a run was and left
@@ -119,6 +99,11 @@ def only(pattern, folder):
     return found
 
 
+def student(run, pattern="*", dataset="colours"):
+    """The folder of the student that was trained."""
+    return only(f"student-{pattern}", run.runs / dataset)
+
+
 def read(path):
     return json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path)
 
@@ -126,19 +111,18 @@ def read(path):
 def log(folder):
     """Without how long it took."""
     lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    return [{**line, "seconds": 0, "examples_per_s": 0} for line in lines]
+    return [{**line, "seconds": 0} for line in lines]
 
 
 def state(folder):
     """All that a run has learned and measured."""
-    weights = [value.tolist() for name in ("best.pt", "last.pt")
-               for value in read(folder / name)["weights"].values()]
+    weights = {name: x.tolist() for name, x in read(folder / "best.pt")["weights"].items()}
     return log(folder), weights, read(folder / "result.json")["test"]
 
 
 def stop_after(writes, monkeypatch):
     """Ctrl-C comes right after so many files were written."""
-    write, left = data.write_atomically, [writes]
+    write, left = train.write_atomically, [writes]
 
     def stopping(*args):
         write(*args)
@@ -147,19 +131,3 @@ def stop_after(writes, monkeypatch):
             monkeypatch.setattr(train, "write_atomically", write)
             raise KeyboardInterrupt
     monkeypatch.setattr(train, "write_atomically", stopping)
-
-
-def judged(run, best, options=""):
-    """-> {mask: {column: cell}}"""
-    out = finished(run(f"--judge --checkpoint {best} {options}", net_of="none"))
-    table = re.search(r"^mask .*?(?=^$|^sufficiency,)", out, re.S | re.M)[0].splitlines()
-    header, *rows = [re.split(r"\s{2,}", line) for line in table]
-    return {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
-
-
-def other_images(folders, place):
-    """A copy of the folders, but for the images of one class."""
-    root = shutil.copytree(folders, place)
-    for file in (root / "colours" / "train" / "red").iterdir():
-        Image.new("RGB", (16, 16), "black").save(file)
-    return root

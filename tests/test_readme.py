@@ -1,20 +1,19 @@
-"""The README: its commands are understood, its snippets run, its files exist."""
+"""The README: its commands are understood or run, its snippets run, its tables fit the code."""
 
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import train
 
-ROOT = Path(train.__file__).parent
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")  # a command may go on
 COMMANDS = [" ".join(command.split()) for command in (
-    *re.findall(r"^    .*?python train\.py([^\n#&`]*)", README, re.M),  # a line of its own
-    *re.findall(r"`python train\.py([^`]*)`", README))]               # within a sentence
+    *re.findall(r"^    .*?(?:python| )train\.py([^\n#&`]*)", README, re.M),  # a line of its own
+    *re.findall(r"`python train\.py([^`]*)`", README))]                     # within a sentence
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
@@ -25,45 +24,19 @@ def test_a_command_is_understood(monkeypatch, capsys, command):
             train.parse_args()
         assert "the paper: 35" in capsys.readouterr().out
     else:
-        train.parse_args()
+        train.plan(train.parse_args())
 
 
-def configs(monkeypatch, options):
-    """Of the RE student and of the teacher that the command names."""
-    monkeypatch.setattr(sys, "argv", ["train.py", *options.split()])
-    args = train.parse_args()
-    args.device = train.choose_device("cpu")
-    return [train.make_config(args, role, "re", 1) for role in ("student", "teacher")]
-
-
-@pytest.mark.parametrize("options, rates", [
-    ("--dataset cifar10", [1e-5, 1e-5]), ("--lr 0.5", [0.5, 0.5]),
-    ("--dataset imdb --student bert_micro --teacher bert:64:2:2", [1e-3, 1e-3]),
-    ("--dataset imdb --student bert_micro --teacher bert_base", [1e-3, 1e-5]),
-    ("--dataset imdb --student bert_mini --teacher bert_micro", [1e-5, 1e-3])])
-def test_each_network_has_the_learning_rate_of_its_own_start(monkeypatch, options, rates):
-    """At the rate of random weights, 1e-3, published ones would be lost: the paper has 1e-5."""
-    assert [config.lr for config in configs(monkeypatch, options)] == rates
-
-
-def test_a_folder_of_many_options_has_a_name_that_a_disk_takes(monkeypatch):
-    where = "/home/somebody/with/a/long/path/to/their/weights/model.safetensors"
-    for config in configs(monkeypatch, "--rate 0.3 --lambda-select 1e-2 --masking zero --lr 1e-5 "
-                          "--schedule exponential --lr-schedule constant --precision float32 "
-                          f"--noise annealed --dropout 0.5 --init {where} --weight-decay 0.5"):
-        assert "-rate0.3" in config.folder.name and len(config.folder.name) <= 200
-
-
-def test_the_options_tell_their_defaults():
-    same = {key: value for key, value in train.COMMON.items()
-            if not any(key in recipe for recipe in train.RECIPES.values())}
-    defaults = {**vars(train.make_parser().parse_args([])), **same}
-    assert len(defaults) > 40
-    for key, value in defaults.items():
-        name = key.replace("_", "-")
-        help, = re.findall(rf"^  --{name}\b(?!-).*(?:\n    .*)*", train.OPTIONS, re.M)
-        if value:
-            assert f"(default: {value}" in " ".join(help.split())
+def test_the_table_of_departures_is_that_of_the_code():
+    """Each option that --paper sets has a row, which says what ours is and what the paper's."""
+    rows = re.findall(r"^\|.*\| (.*) \| (.*) \| `--([\w-]+)` \|$", README, re.M)
+    found = {option.replace("-", "_"): (ours, paper) for ours, paper, option in rows}
+    assert found.keys() == {*train.PAPER, "lambda_select", "epochs"} - {"least_steps"}
+    for option in ("masking", "schedule", "lr_schedule"):
+        assert train.PAPER[option] in found[option][1]
+    for option, (ours, _) in found.items():
+        if isinstance(train.OURS.get(option), str) and option in ("masking", "schedule"):
+            assert train.OURS[option] in ours
 
 
 def test_every_option_and_file_named_exists():
@@ -71,37 +44,60 @@ def test_every_option_and_file_named_exists():
     for name in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b(?!_)", README)):  # torchrun's have a _
         assert re.search(rf"{name}\b(?!-)", options), name
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    files = re.findall(r"`([\w./]+\.(?:py|txt|md)|results/|tests/)`", README)
+    files = re.findall(r"`(?:python )?([\w./]+\.(?:py|txt|md)|results/|tests/)`", README)
     assert {"rekd.py", "models.py", "data.py", "train.py"} <= {*files}
     for name in links + files:
         assert (ROOT / name).exists(), name
 
 
-def test_the_commands_of_the_built_in_sets_run(small, tmp_path, monkeypatch, capsys):
+def test_it_is_short():
+    assert len(README.splitlines()) <= 180
+    assert all(len(line) <= 100 or line.startswith(("|", "!")) for line in README.splitlines())
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The built-in sets are trained on for one epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("glyphs", "phrases"):
+            recipe = {**train.RECIPES[name], "epochs": 1, "teacher_epochs": 1}
+            patch.setitem(train.RECIPES, name, recipe)
+        make = train.make_parser
+
+        def few():
+            parser = make()
+            parser.set_defaults(limit=64)
+            return parser
+        patch.setattr(train, "make_parser", few)
+        yield
+
+
+def test_the_commands_of_the_built_in_sets_and_the_snippets_run(small, tmp_path, monkeypatch,
+                                                                capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (50, 50)).save("digit.png")
-    for command, answer in (
-            ("", "model and picture: runs/glyphs/student-rekd-vit_nano-seed2026"),
-            ("--resume", "finished before"),
-            ("--compare --seeds 6", "p = "), ("--dataset phrases --compare", "compare-bert_nano"),
-            ("--explain digit.png --checkpoint runs/glyphs/.../best.pt",
-             r"digit.png: \d, \d+%\n(  ([#.] ){7}[#.] *\n){8}picture: "),
-            ("--judge --checkpoint runs/glyphs/.../best.pt", "sufficiency")):
+
+    def run(command, answer):
         assert command in COMMANDS
-        best = next(Path("runs/glyphs").glob("student-re-*/best.pt"), "none yet")
+        best = next(tmp_path.glob("runs/glyphs/student-re-*/best.pt"), "none yet")
         arguments = shlex.split(command.replace("runs/glyphs/.../best.pt", str(best)))
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         train.cli()
         assert re.search(answer, capsys.readouterr().out)
-    assert Image.open("runs/explained.png").size[0] == 500
-    page, = Path("runs/phrases").glob("compare-*.html")
-    head, *articles = page.read_text("utf-8").split("<article>")
-    assert len(articles) == 8 and all("<u>" in part for part in articles)
-    for name in ("teacher", "CLS", "RE", "REKD"):
-        assert f"{name}: bert_" in head and all(f"<b>{name}: " in part for part in articles)
-    assert "(dev), accuracy" in head.split("CLS: bert_")[0]  # the others: on the test set
+    run("", "picture: runs/glyphs/student-rekd-vit_nano-seed2026.*rationales.png")
+    run("--resume", "finished before")
+    run("--compare --seeds 6", "p = ")
+    run("--dataset phrases --compare", "picture: runs/phrases/compare-.*.html")
+    run("--explain digit.png --checkpoint runs/glyphs/.../best.pt",
+        r"digit.png: \d \d+%\n(([#.] ){7}[#.]\n){8}picture: ")
+    [page] = tmp_path.glob("runs/phrases/compare-*.html")
+    head, *articles = page.read_text("utf-8").split("<h2>")
+    assert len(articles) == 8
+    for name in ("truth", "teacher", "CLS", "RE", "REKD"):
+        assert all(f"<b>{name}: " in article for article in articles)
     snippets = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(snippets) == 3
+    assert len(snippets) == 2
     for snippet in snippets:
-        exec(snippet, {})
-    assert "because of" in capsys.readouterr().out
+        folder = next(tmp_path.glob("runs/glyphs/student-rekd-vit_nano-seed2026*"))
+        exec(snippet.replace("student-rekd-vit_nano-seed2026", folder.name), {})
+    assert "0.2" in capsys.readouterr().out

@@ -1,101 +1,105 @@
-"""The command line, end to end on tiny folders: runs, resume, teachers, tables, pages, mistakes."""
+"""The command line, end to end on tiny folders: runs, resume, teachers, --paper, mistakes."""
 
-import html
-import io
+import argparse
 import itertools
 import json
-import math
-import pickle
+import os
 import re
-import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 from types import SimpleNamespace
-from unittest import mock
 
 import pytest
 import torch
-from conftest import finished, judged, log, only, other_images, read, refused, state, stop_after
-from PIL import Image, ImageFont
+from conftest import ROOT, finished, log, only, read, refused, state, stop_after, student
+from PIL import Image
 
 import data
 import models
 import rekd
 import train
-from results import judge, pictures, progress, tables
-
-
-def student(run, pattern="*", dataset="colours"):
-    """The folder of the student that was trained."""
-    return only(f"student-{pattern}", run.runs / dataset)
 
 
 # ---------------------------------------------------------------- runs and what they leave
-
 def test_a_student_run_trains_its_teacher_first_and_the_next_reuses_it(run):
-    out = finished(run(""))
-    assert "vit:16:1:2 is trained first" in out and "teacher: vit:16:1:2 (RE)" in out
-    teacher, first = only("teacher-re-*", run.colours), student(run, "rekd-*")
+    assert "is trained first" in finished(run(""))
+    teacher, first = only("colours/teacher-re-*", run.runs), student(run, "rekd-*")
     for folder in (teacher, first):
         assert {file.name for file in folder.iterdir()} == {
-            ".lock", "config.json", "log.jsonl", "best.pt", "last.pt", "result.json",
-            "rationales.png"}
+            ".lock", "config.json", "log.jsonl", "best.pt", "result.json", "rationales.png"}
         Image.open(folder / "rationales.png").verify()
     line = log(first)[-1]
     assert line.keys() >= set("lr loss prediction selection rationale_kd prediction_kd accuracy "
                               "rate_mean rate_std rate_empty rate_sampled seconds".split())
     assert line["epoch"] == 3 and line["tau"] == pytest.approx(0.1)
-    for name in ("result.json", "best.pt", "last.pt"):  # each tells who taught it
-        taught_by = read(first / name)["teacher"]
-        assert re.fullmatch("[0-9a-f]{64}", taught_by["sha256"])
-        assert taught_by["path"] == str(teacher / "best.pt")
+    for name in ("result.json", "best.pt"):  # each tells who taught it
+        assert read(first / name)["teacher"]["path"] == str(teacher / "best.pt")
 
     before = (teacher / "best.pt").stat().st_mtime_ns
-    assert f"teacher: {teacher / 'best.pt'}, 3 epochs" in finished(run("--seed 7 --alpha 0.3"))
+    out = finished(run("--seed 7 --alpha 0.3"))  # a student's options do not touch its teacher
+    assert "is trained first" not in out
     assert (teacher / "best.pt").stat().st_mtime_ns == before
     assert log(student(run, "*seed7*alpha0.3*")) != log(first)
 
 
-def test_compare_leaves_a_table_with_a_picture(run, tmp_path):
-    out = finished(run(f"--compare --seeds 2 --epochs 1 --out {tmp_path}/student-rekd-\udcff"))
-    folder = tmp_path / "student-rekd-\udcff" / "colours"  # whatever its name
-    table = only("compare-*2seeds.txt", folder).read_text()
-    assert table.split("teacher:")[0] in out and "+-" in table
-    assert "takes 6 seeds" in table and "p =" not in table
+@pytest.mark.parametrize("options", ["--limit 40", "--rate 0.3", "--patch-size 8", "--masking zero",
+                                     "--teacher vit:24:1:2", "--teacher-epochs 2",
+                                     "--teacher-seed 5", "--precision bfloat16"])
+def test_a_teacher_of_other_options_is_trained_anew(run, options):
+    finished(run("--epochs 1 --teacher-epochs 1"))
+    assert "is trained first" in finished(run(f"--epochs 1 --teacher-epochs 1 {options}"))
+
+
+def test_a_teacher_trained_by_its_own_command_is_found_by_a_student(run):
+    finished(run("--epochs 2", small="teacher"))
+    only("colours/teacher-re-*", run.runs)  # and no student
+    teacher = "--teacher vit:16:1:2 --image-size 16 --patch-size 4"
+    finished(run(f"{teacher} --epochs 2", small="none"))
+    out = finished(run(f"{teacher} --student vit:8:1:1 --epochs 1 --teacher-epochs 2",
+                       small="none"))
+    assert "is trained first" not in out
+
+
+def test_compare_leaves_a_table_with_a_picture(run):
+    out = finished(run("--compare --seeds 2 --epochs 1"))
+    table = only("colours/compare-*2seeds.txt", run.runs).read_text()
+    assert table in out and max(map(len, table.splitlines())) <= 100
     rows = [line.split() for line in table.splitlines()[2:6]]
     assert rows[0] == ["method", "accuracy", "rate", "F1", "parameters", "seconds"]
     # 0.15 of 16 patches, rounded; CLS reads them all.
-    assert [(row[0], row[4:7]) for row in rows[1:]] == [
-        ("CLS", ["1.000", "+-", "0.000"]), ("RE", ["0.125", "+-", "0.000"]),
-        ("REKD", ["0.125", "+-", "0.000"])]
-    assert Image.open(only("compare-*2seeds.png", folder)).size[0] > 500
-    assert len(list(folder.glob("student-*"))) == 6 and only("teacher-*", folder)
+    assert [(row[0], row[4]) for row in rows[1:]] == [("CLS", "1.000"), ("RE", "0.125"),
+                                                      ("REKD", "0.125")]
+    assert "95 % interval over 2 seeds" in table and "p = " in table
+    assert Image.open(only("colours/compare-*2seeds.png", run.runs)).size[0] > 500
 
 
-@pytest.mark.parametrize("script", [[0.7, 0.9, 0.8], [0.8, 0.8, 0.7]])  # a tie: the later
-def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, script):
-    metrics = iter([*script, 0])
-    monkeypatch.setattr(train, "evaluate", lambda *args: {
-        "accuracy": next(metrics), "rate_mean": 0.15, "rate_std": 0.0, "examples": 9})
-    finished(run("--method re --rate 0.15"))
-    assert read(student(run) / "best.pt")["epoch"] == 2
+def test_the_gain_and_its_interval_by_hand():
+    """Gains .1 and .3: mean .2, standard error .1, and t of one degree of freedom is 12.71."""
+    better, base = ([{"test": {"accuracy": x}} for x in values] for values in ((.5, .8), (.4, .5)))
+    assert train.gain("REKD - RE", better, base).startswith("REKD - RE: +0.2000 +- 1.2710 (95 %")
 
 
-@pytest.mark.parametrize("options, epochs", [("", 100), ("--epochs 2", 2)])
-def test_from_scratch_a_small_set_is_passed_more_often(run, monkeypatch, options, epochs):
-    seen = []
-    monkeypatch.setattr(train, "train", lambda config, *rest: seen.append(config) or sys.exit(0))
-    run(f"--method re --student vit:8:1:1 --image-size 16 --patch-size 4 {options}", net_of="none")
-    assert [config.epochs for config in seen] == [epochs]  # 48 images are one step
+@pytest.mark.parametrize("options, best", [("", 2), ("--choose-by loss", 1)])
+def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, options, best):
+    """By accuracy, where a tie goes to the later epoch, or by the lowest loss."""
+    metrics = iter([(0.8, 0.3), (0.8, 0.5), (0.7, 0.4), (0, 0)])
+
+    def evaluate(*args):
+        accuracy, loss = next(metrics)
+        return {"accuracy": accuracy, "eval_loss": loss, "rate_mean": 0.15}
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    finished(run(f"--method re {options}"))
+    assert read(student(run) / "best.pt")["epoch"] == best
 
 
 def test_bfloat16_computes_less_exactly(run):
     losses = []
     for precision in ("float32", "bfloat16"):
-        assert precision in finished(run(f"--method re --precision {precision}")).splitlines()[0]
-        losses.append(log(student(run, f"*{precision}"))[0]["loss"])
+        finished(run(f"--method re --precision {precision}"))
+        losses.append(log(student(run, f"*precision{precision}*"))[0]["loss"])
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
@@ -106,37 +110,19 @@ def test_the_learning_rate_decays_over_the_last_40_percent(run, schedule, factor
     assert [line["lr"] / 0.003 for line in log(student(run))] == pytest.approx(factors)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """clock(seconds): each look at the clock, one a step, comes so long after the last."""
-    def set_clock(seconds):
-        looks = itertools.count(0, seconds)
-        for module in (train, progress):
-            monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: next(looks)))
-    return set_clock
-
-
-def test_a_pipe_hears_how_long_the_whole_command_takes(run, clock):
-    clock(2.5)
-    out = finished(run("--method cls --epochs 1 --batch-size 1 --seeds 2"))  # 2 x 48 steps
-    # After 20 steps; then after more than a minute. The first run knows of the second.
-    assert re.findall(r"step (\d+) of 48: about (\S+) left in all", out) == [
-        ("20", "0:03:20"), ("45", "0:02:10"), ("20", "0:01:14"), ("45", "0:00:08")]
-    assert "will take" not in out
-
-
-def test_what_takes_days_is_said_before_the_first_step(run, clock):
-    clock(3000)  # 1.5 times as long for each of 16 examples, 9 steps of the teacher, 9 after it
-    before, days, after = re.split(r".*will take about (\d+) days.*--student vit_micro.*--limit.*",
-                                   finished(run("")), maxsplit=1)
-    assert days == "15" and "step" not in before and "epoch  1/3" in after
+def test_a_pipe_hears_how_long_the_whole_command_takes(run, monkeypatch):
+    """Steps of 7 seconds, 2 runs of 48: a line with the time left within the first minute."""
+    seconds = itertools.count(0, 7)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(seconds))
+    err = run("--method cls --epochs 1 --batch-size 1 --seeds 2").err
+    lines = re.findall(r"(\d+)/96 \[.*?<(\S+), ", err)
+    assert 4 < len(lines) < 30 and all(re.fullmatch(r"[\d:]+", left) for _, left in lines)
 
 
 # ---------------------------------------------------------------- the same seed, interrupted or not
-
 @pytest.mark.parametrize("dataset", ["colours", "words"])
 def test_a_run_interrupted_anywhere_ends_as_an_uninterrupted_one(run, monkeypatch, dataset):
-    run("", dataset)
+    finished(run("", dataset))
     folder = student(run, "rekd-*", dataset)
     expected, resumed_after = state(folder), set()
     for writes in range(1, 20):
@@ -151,16 +137,63 @@ def test_a_run_interrupted_anywhere_ends_as_an_uninterrupted_one(run, monkeypatc
     assert resumed_after == {"1", "2", "3"}  # it did not begin anew
 
 
-def test_resume_goes_on_to_other_seeds_and_repeats_nothing(run, monkeypatch):
+def test_a_killed_process_resumes_to_the_same_bits(folders, tmp_path):
+    """SIGKILL, at a moment that nobody chose."""
+    def command(out, *more):
+        return [sys.executable, ROOT / "train.py", "--dataset", "colours", "--data-dir", folders,
+                "--student", "vit:8:1:1", "--image-size", "16", "--patch-size", "4", "--method",
+                "re", "--epochs", "12", "--out", tmp_path / out, *more]
+    quiet = dict(stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    subprocess.run(command("whole"), **quiet)
+    quiet.pop("check")
+    process = subprocess.Popen(command("killed"), **quiet)
+    while not list(tmp_path.glob("killed/*/*/last.pt")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("killed/*/*/result.json"))
+    subprocess.run(command("killed", "--resume"), **quiet, check=True)
+    whole, killed = (only("*/student-*", tmp_path / out) for out in ("whole", "killed"))
+    assert state(whole) == state(killed) and not list(killed.glob("*.part"))
+
+
+def test_resume_repeats_nothing_that_is_finished(run, monkeypatch):
     command = "--method re --seeds 2"
     stop_after(7, monkeypatch)  # in the second of three epochs
     assert run(command).code == 130
-    (student(run) / "log.jsonl").unlink()  # a lost log does not make a run longer
     assert "resumed after epoch" in finished(run(f"{command} --resume"))
-    assert [line["epoch"] for line in log(student(run, "*seed2026-*"))] == [1, 2, 3]
     assert finished(run(f"{command} --resume")).count("finished before") == 2
 
 
+def test_a_run_goes_on_under_its_teacher_and_with_its_data_alone(run, folders, tmp_path,
+                                                                 monkeypatch):
+    root = shutil.copytree(folders, tmp_path / "mine")
+    options = f"--data-dir {root}"
+    finished(run(f"{options} --teacher-seed 1"))
+    teacher, = (run.runs / "colours").glob("teacher-*")
+    own = shutil.copy(teacher / "best.pt", tmp_path / "teacher.pt")
+    stop_after(4, monkeypatch)  # config, best, log, last: the first epoch
+    assert run(f"{options} --teacher-checkpoint {own}").code == 130
+    checkpoint = read(own)
+    checkpoint["weights"]["predictor.head.1.bias"] += 1
+    torch.save(checkpoint, own)
+    refused(run(f"{options} --teacher-checkpoint {own} --resume"), "another teacher: leave --resum")
+    stop_after(4, monkeypatch)
+    assert run(f"{options} --method re").code == 130
+    Image.new("RGB", (16, 16)).save(root / "colours" / "train" / "red" / "0.png")
+    refused(run(f"{options} --method re --resume"), "begun on other data: remove it")
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused(run):
+    fcntl = pytest.importorskip("fcntl")
+    finished(run("--method re --epochs 1"))
+    with open(student(run) / ".lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused(run("--method re --epochs 1"), "is in use: wait")
+    finished(run("--method re --epochs 1"))
+
+
+# ---------------------------------------------------------------- a step
 def test_how_a_step_samples(run, monkeypatch):
     """16 patches, 3 epochs of 3 steps: the rate falls to 0.25 over the first half."""
     steps, original = [], rekd.re_losses
@@ -168,49 +201,13 @@ def test_how_a_step_samples(run, monkeypatch):
         steps.append(options) or original(*args, **options)))
     finished(run("--method re --rate 0.25"))
     assert [step["rate"] for step in steps] == [rekd.annealed_rate(k, 9, 0.25) for k in range(9)]
-    assert steps[0]["packed"] == 16 and steps[-1]["packed"] == 10  # 4 + 3 * sqrt(4)
-    assert steps[-1]["lambda_select"] is None and {step["noise_scale"] for step in steps} == {1.0}
-    last = log(student(run))[-1]
-    assert last["rate_sampled"] == pytest.approx(0.25, abs=0.04) and last["unpacked"] < 0.05
+    assert {step["lambda_select"] for step in steps} == {None}
+    assert log(student(run))[-1]["rate_sampled"] == pytest.approx(0.25, abs=0.04)
 
     steps.clear()
-    finished(run("--method re --rate 0.25 --lambda-select 0.01 --noise annealed"))
-    # L_select holds no example's count.
-    assert {(step["rate"], step["packed"], step["lambda_select"]) for step in steps} == {
-        (0.25, 16, 0.01)}
-    assert all(step["noise_scale"] == step["tau"] for step in steps)
+    finished(run("--method re --rate 0.25 --lambda-select 0.01"))
+    assert {(step["rate"], step["lambda_select"]) for step in steps} == {(0.25, 0.01)}
 
-
-def test_nothing_within_an_epoch_waits_for_the_device(run, monkeypatch):
-    """On a GPU, reading a value (.item(), nonzero) makes the host wait."""
-    events, original, aten = [], rekd.rekd_losses, torch.ops.aten
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function in (aten._local_scalar_dense.default, aten.nonzero.default):
-                events.append("wait ")
-            return function(*args, **(kwargs or {}))
-
-    monkeypatch.setattr(rekd, "rekd_losses", lambda *args, **options: (
-        events.append("step ") or original(*args, **options)))
-    with Watch():  # on a CPU, a predictor that reads its student's mask may wait
-        finished(run("--teacher-reads teacher"))
-    assert "".join(events).count("step step step ") == 3 and "wait " in events  # 3 epochs of 3
-
-
-def test_evaluation_is_repeatable_and_leaves_the_mode_as_it_was(folders):
-    shape = dict(image_size=16, patch_size=4)
-    dataset = data.load_dataset("colours", folders, **shape)
-    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, dropout=0.9, **shape)
-    config = SimpleNamespace(method="re", precision="float32")
-    found = []
-    for mode in (True, False):
-        found.append(train.evaluate(model.train(mode), dataset, dataset.test, config))
-        assert model.training == mode
-    assert found[0] == found[1]  # no noise, no dropout
-
-
-# ---------------------------------------------------------------- the teacher
 
 @pytest.mark.parametrize("dataset, width", [("colours", 16), ("words", 32)])
 def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
@@ -222,294 +219,180 @@ def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
         assert model.training and not teacher.training
         assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
         assert not {*map(id, model.parameters())} & {*map(id, teacher.parameters())}
-        keep, logits = rekd.ask(teacher, x)
+        keep, logits = rekd.teacher_outputs(teacher, x)
         assert torch.allclose(known[0].float(), keep, atol=5e-3)  # kept as float16
         assert torch.allclose(known[1], logits, atol=5e-3) and keep.shape[1] == width
         return original(model, teacher, x, y, known=known, **options)
 
     monkeypatch.setattr(rekd, "rekd_losses", compare)
     views = "--views 4" if dataset == "colours" else ""
-    # More epochs than views.
-    finished(run(f"--epochs 6 --teacher-reads teacher {views}", dataset))
+    finished(run(f"--epochs 6 --teacher-reads teacher {views}", dataset))  # more epochs than views
 
 
-def test_answers_are_asked_for_once(run):
-    run("--epochs 1")
-    expected, path = state(student(run)), only("answers-*.pt", run.colours)
-    stamp, answers = path.stat().st_mtime_ns, read(path)
-    run("--epochs 1 --seed 5")
-    assert path.stat().st_mtime_ns == stamp
-    torch.save({**answers, "logits": answers["logits"] * math.nan}, path)  # not whole
-    run("--epochs 1")
-    assert state(student(run, "*seed2026*")) == expected
-    assert all(read(path)[name].equal(answers[name]) for name in answers)
-    assert not answers["logits"].any()  # the teacher will read its student's mask
-    for count, options in enumerate(("--epochs 2", "--rate 0.6", "--precision bfloat16",
-                                     "--teacher-reads teacher"), start=2):
-        finished(run(f"--epochs 1 --seed 7 {options}"))
-        assert len(list(run.colours.glob("answers-*"))) == count, options
-    newest = max(run.colours.glob("answers-*"), key=lambda path: path.stat().st_mtime_ns)
-    assert read(newest)["logits"].any()
-    assert {len(read(path)["keep"]) for path in run.colours.glob("answers-*")} == {1, 2}  # views
+def test_a_teacher_is_asked_once_a_view(run, monkeypatch):
+    asked, original = [], rekd.teacher_outputs
+    monkeypatch.setattr(rekd, "teacher_outputs", lambda teacher, x, reads: (
+        asked.append(len(x)) or original(teacher, x, reads)))
+    finished(run("--seeds 2 --epochs 4 --views 2"))
+    assert sum(asked) == 2 * 48
+    asked.clear()
+    finished(run("--seeds 2 --epochs 4", "words"))
+    assert sum(asked) == 32
 
 
-def test_images_that_are_not_cropped_are_asked_about_once(run, monkeypatch):
-    monkeypatch.setitem(data.BUILT_IN, "glyphs", lambda: (
-        data.glyphs(80, 0), data.glyphs(9, 1), [*"0123456789"], None))
-    finished(run("--dataset glyphs --epochs 2 --views 2", net_of="none"))
-    assert len(read(only("answers-*", run.runs / "glyphs"))["keep"]) == 1
+def test_evaluation_is_repeatable_and_leaves_the_mode_as_it_was(folders):
+    shape = dict(image_size=16, patch_size=4)
+    dataset = data.load_dataset("colours", folders, **shape)
+    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, dropout=0.9, **shape)
+    config = SimpleNamespace(method="re", precision="float32", seed=1, rate=0.3, tau_end=0.1,
+                             lambda_select=0.01, evaluation="exact")
+    found = {}
+    for evaluation in ("exact", "sampled"):
+        for mode in (True, False):
+            config.evaluation = evaluation
+            found[evaluation, mode] = train.evaluate(model.train(mode), dataset, dataset.test,
+                                                     config)
+            assert model.training == mode
+        assert found[evaluation, True] == found[evaluation, False]  # the same noise, no dropout
+    assert found["exact", True]["rate_mean"] != found["sampled", True]["rate_mean"]
+    config.seed = 2
+    assert train.evaluate(model, dataset, dataset.test, config) != found["sampled", True]
 
 
-def test_a_teacher_of_anything_else_is_not_reused(run, tmp_path):
-    assert "RE " in finished(run("", net_of="teacher"))
-    assert only("*", run.colours).name.startswith("teacher-re-")  # no student
-    start = models.ViT(dim=16, depth=1, heads=2, image_size=16, patch_size=4)
-    published = models.published_slots(start, "vit")
-    torch.save({key: value.clone() for key, value in published.items()}, tmp_path / "start.pt")
-    for option in ("--limit 40", "--rate 0.3", "--patch-size 8", "--teacher vit:24:1:2",
-                   "--masking zero", f"--teacher-init {tmp_path / 'start.pt'}"):
-        assert "is trained first" in finished(run(f"{option} --epochs 1")), option
-        assert "is trained first" not in finished(run(f"{option} --epochs 1 --seed 3")), option
-    assert "is trained first" not in finished(run("--epochs 2 --tau-start 4"))
+# ---------------------------------------------------------------- options
+def configs(options, method="rekd"):
+    """-> of the student and of the teacher that a command names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *options.split()])
+        args = train.parse_args()
+    return (train.make_config(args, args.role, method, 1, 1000),
+            train.make_config(args, "teacher", "re", 2026, 1000))
 
 
-def test_a_student_from_scratch_takes_the_vocabulary_of_a_finished_teacher(run, tmp_path):
-    finished(run("--teacher bert:16:1:2", "words"))
-    checkpoint = read(only("teacher-*", run.words) / "best.pt")
-    words = checkpoint["input"]["vocabulary"]
-    words[1:] = words[:0:-1]  # [PAD] stays the first
-    torch.save(checkpoint, tmp_path / "other.pt")
-    for method, pattern in (("rekd", "*-teachercheckpoint*"), ("re", "re-*")):  # all read the same
-        finished(run(f"--teacher-checkpoint {tmp_path / 'other.pt'} --method {method}", "words"))
-        best = read(student(run, pattern, "words") / "best.pt")
-        assert best["input"]["vocabulary"] == words
+def test_paper_sets_every_departure_for_student_and_teacher():
+    student, teacher = configs("--paper --dataset cifar10 --student vit_tiny")
+    for config in (student, teacher):
+        for key, value in train.PAPER.items():
+            assert getattr(config, key) == value
+        assert config.epochs == 35 and config.lr == 1e-5 and config.batch_size == 32
+    assert (student.lambda_select, teacher.lambda_select) == (1e-2, 5e-3)  # tiny's REKD, base's RE
+    assert "-paper" in student.folder.name and "-paper" in teacher.folder.name
+    cls, _ = configs("--paper --dataset cifar10 --student vit_tiny", "cls")
+    re, _ = configs("--paper --dataset cifar10 --student vit_tiny", "re")
+    assert (cls.epochs, re.epochs, re.lambda_select) == (20, 35, 5e-2)
+    given, _ = configs("--paper --masking drop --epochs 7 --dataset imdb --lambda-select 0.5")
+    assert (given.masking, given.epochs, given.lambda_select) == ("drop", 7, 0.5)  # win
+    grid, _ = configs("--paper --dataset cifar10 --image-size 112")  # L_select's unit: a count^2
+    assert grid.lambda_select == pytest.approx(1e-2 * 16)
 
 
-def test_only_a_finished_teacher_with_its_weights_teaches(run, monkeypatch):
-    stop_after(4, monkeypatch)
-    assert run("").code == 130
-    out = finished(run("--resume"))
-    assert "is trained first" in out and "resumed after epoch 1" in out
-    best = only("teacher-*", run.colours) / "best.pt"
-    for more in ("", "--resume"):
-        best.unlink()
-        best.with_name("last.pt").unlink()
-        assert "is trained first" in finished(run(more))  # a clone has result.json alone
-        assert best.exists()
+def test_the_paper_s_setting_runs(run):
+    out = finished(run("--paper --compare", "words"))
+    assert "REKD" in out
+    config = read(student(run, "rekd-*", "words") / "config.json")
+    assert (config["masking"], config["evaluation"], config["choose_by"]) == (
+        "zero", "sampled", "loss")
 
 
-@pytest.mark.parametrize("is_finished", [True, False])
-def test_a_run_goes_on_under_its_teacher_and_with_its_data_alone(run, folders, tmp_path,
-                                                                 is_finished):
-    root = shutil.copytree(folders, tmp_path / "mine")
-    for command in ("", f"--method re --data-dir {root}"):
-        finished(run(command))
-    for path in run.colours.glob("student-*/result.json"):
-        if not is_finished:
-            path.unlink()
-    best = only("teacher-*", run.colours) / "best.pt"
-    checkpoint = read(best)
-    next(iter(checkpoint["weights"].values())).mul_(1.5)
-    torch.save(checkpoint, best)
-    refused(run("--resume"), "another teacher")
-    shutil.rmtree(root)
-    other_images(folders, root)
-    refused(run(f"--method re --data-dir {root} --resume"), "other training data")
+@pytest.mark.parametrize("options, rates", [
+    ("--dataset cifar10", [1e-5, 1e-5]), ("--lr 0.5", [0.5, 1e-3]),
+    ("--dataset imdb --student bert_micro --teacher bert:64:2:2", [1e-3, 1e-3]),
+    ("--dataset imdb --student bert_micro --teacher bert_base", [1e-3, 1e-5]),
+    ("--dataset imdb --student bert_mini --teacher bert_micro", [1e-5, 1e-3])])
+def test_each_network_has_the_learning_rate_of_its_own_start(options, rates):
+    """At the rate of random weights, 1e-3, published ones would be lost: the paper has 1e-5."""
+    assert [config.lr for config in configs(options)] == rates
 
 
-def test_a_given_teacher_teaches_and_needs_no_published_weights(run, monkeypatch):
-    run("--epochs 1 --method re")
-    monkeypatch.setattr(data, "fetch_hub", lambda *names: pytest.fail("nothing is to be fetched"))
-    best = student(run, "re-*") / "best.pt"
-    command = (f"--student vit:8:1:1 --teacher vit_base --teacher-checkpoint {best} --epochs 1 "
-               "--image-size 16 --init scratch --patch-size")
-    assert f"teacher: {best}" in finished(run(f"{command} 4", net_of="none"))
-    assert not list(run.colours.glob("teacher-*"))
-    refused(run(f"{command} 8", net_of="none"), "same grid of features")
+def test_two_sets_of_options_never_share_a_folder():
+    long = "/home/somebody/with/a/long/path/to/their/weights/model.safetensors"
+    options = ["", "--rate 0.3", "--rate 0.31", "--paper", "--lambda-select 0.01", f"--init {long}",
+               f"--init /other{long}", "--init a_b", "--init a/b", "--alpha 0.3", "--limit 40",
+               "--teacher vit_micro", "--teacher-epochs 3", "--epochs 3", "--masking zero",
+               "--rate 0.3 --lambda-select 1e-2 --masking zero --lr 1e-5 --schedule exponential "
+               f"--lr-schedule constant --precision float32 --dropout 0.5 --init {long} --views 3",
+               "--rate 0.3 --lambda-select 1e-2 --masking zero --lr 1e-5 --schedule exponential "
+               f"--lr-schedule constant --precision float32 --dropout 0.5 --init {long} --views 4"]
+    names = [configs(option)[0].folder.name for option in options]
+    assert len({*names}) == len(names) and max(map(len, names)) <= 200
+    assert not any("/" in name for name in names)
+    # Nor do a teacher of a student from scratch and one of its own command, which differ in size.
+    mixed = configs("--dataset cifar10 --student vit_micro --teacher vit_base")[1]
+    alone = configs("--dataset cifar10 --teacher vit_base")[1]
+    assert mixed.image_size != alone.image_size and mixed.folder != alone.folder
 
 
-def test_a_caption_is_no_wider_than_its_image():
-    font = ImageFont.load_default(13)
-    assert pictures.fitting("shark", font) == "shark"
-    cut = pictures.fitting("household_electrical_devices", font)
-    assert cut.startswith("household_electric") and font.getlength(cut) <= pictures.SIDE
-
-
-# ---------------------------------------------------------------- the table
-
-def results(*accuracies):
-    return [{"test": {"accuracy": accuracy, "rate_mean": 0.1, "examples": 3000}, "seconds": 9.0,
-             "parameters": 10_000_000, "teacher": {"preset": "vit_base", "path": "runs/best.pt",
-                                                   "dev": {"accuracy": 0.9, "rate_mean": 0.1}}}
-            for accuracy in accuracies]
-
-
-FEW = "significance: takes 6 seeds"
-
-
-@pytest.mark.parametrize("cls, re_, rekd_, line, significance", [
-    ([0.99], [0.60], [0.97], "gap recovered.*: 95%", FEW),
-    ([0.99], [0.985], [0.99], "no gap to recover", FEW),  # .005 of 3,000 examples
-    ([0.9] * 5, [0.50, 0.51, 0.52, 0.53, 0.54], [0.86] * 5, "gap recovered.*: 89%", FEW),
-    ([0.9] * 6, [0.50, 0.51, 0.52, 0.53, 0.54, 0.55], [0.86] * 6, "gap recovered.*: 89%",
-     "p = 0.031 .6 seeds cannot go below 0.031"),
-    ([0.9] * 6, [0.5, 1.0, 0.9, 1.0, 0.9, 0.8], [0.95] * 6, "no gap to recover", "p = "),
-    ([0.9] * 6, [0.95] * 6, [0.97] * 6, "no gap to recover", "p = 0.031")])
-def test_what_the_table_says_of_rekd(cls, re_, rekd_, line, significance):
-    text = tables.table("title", dict(cls=results(*cls), re=results(*re_), rekd=results(*rekd_)))
-    assert max(map(len, text.splitlines())) <= 100
-    assert re.search(line, text) and ("gap recovered" in text) != ("no gap to recover" in text)
-    assert re.search(significance, text) and ("p = " in text) != (FEW in text)
-    assert tables.spread([0.50, 0.51, 0.52, 0.53, 0.54, 0.55], 4) == "0.5250 +- 0.0187"
-
-
-# ---------------------------------------------------------------- --judge
-
-@pytest.mark.parametrize("dataset, method", [("colours", "cls"), ("colours", "re"),
-                                             ("words", "re")])
-def test_judge_compares_masks_of_exactly_the_rate(run, spy, dataset, method):
-    finished(run(f"--method {method} --rate 0.3", dataset))
-    best = student(run, dataset=dataset) / "best.pt"
-    selectable, probed = spy(judge, "saliency"), spy(judge, "probe")
-    rows = judged(run, best, "--rate 0.3")
-    of_generator = {"sampled", "by rank"} if method == "re" else set()
-    assert rows.keys() == {"noise-free", "random", "saliency", "attention"} | of_generator
-    assert all(row["f1"] == row["iou"] == "-" for row in rows.values())
-    accuracy = read(best.with_name("result.json"))["test"]["accuracy"]
-    own = "by rank" if method == "re" else "noise-free"  # what the run was measured by
-    assert float(rows[own]["accuracy"]) == pytest.approx(accuracy, abs=6e-4)
-    batches = [len(x) for _, x, _ in selectable]
-    assert max(batches) <= 32  # a gradient keeps activations
-    counts = [max(round(0.3 * n), 1) for *_, free in selectable for n in free.sum(1).tolist()]
-    for name, (learned, _, tested, _) in zip(rows, probed):
-        if name not in ("sampled", "noise-free"):
-            assert tested.sum(1).tolist() + learned.sum(1).tolist() == counts, name
-
-
-def test_judge_counts_the_opinions_among_the_kept_words(run, spy, folders, tmp_path, monkeypatch):
-    package = tmp_path / "vaderSentiment"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "vader_lexicon.txt").write_text("good\t1.9\t0.9\nbad\t-2.5\t0.7\n,\t-1\t0.5\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    finished(run("--method re", "words"))
-    best = student(run, dataset="words") / "best.pt"
-    probed = spy(judge, "probe")
-    rows = judged(run, best)
-    vocabulary = read(best)["input"]["vocabulary"]
-    listed = torch.tensor([word in ("good", "bad") for word in vocabulary])  # a comma is no word
-    texts = [path.read_text() for path in sorted(folders.glob("words/test/*/*.txt"))]
-    encode = data.WordPiece(vocabulary).encode
-    x = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(encode(text, max_length=40)) for text in texts], batch_first=True)
-    for (name, row), (_, _, masks, _) in zip(rows.items(), probed, strict=True):
-        share = masks[:, :x.shape[1]][listed[x]].sum() / masks.sum()
-        if not masks.any():  # noise-free, of a network that has learned little
-            assert row["opinions"] == "-"
-            continue
-        assert float(row["opinions"]) == pytest.approx(share.item(), abs=6e-4), name
-    assert 0 < float(rows["random"]["opinions"]) < 0.5
-
-
-def test_judge_refuses_other_data_than_trained_on(run, folders, tmp_path):
-    finished(run("--method re --epochs 1"))
-    options = f"--judge --checkpoint {student(run) / 'best.pt'} --data-dir"
-    finished(run(f"{options} {shutil.copytree(folders, tmp_path / 'same')}"))
-    refused(run(f"{options} {other_images(folders, tmp_path / 'other')}"), "--data-dir")
+def test_every_option_has_a_help_and_the_defaults_are_options():
+    actions = train.make_parser()._actions
+    assert all(action.help for action in actions)
+    names = {action.dest for action in actions}
+    extra = {"teacher_epochs", "least_steps"}
+    for table in (train.OURS, train.PAPER, *train.RECIPES.values()):
+        assert table.keys() <= names | extra
+    assert {*train.COMMAND} <= names | {"role", "kind"} and {*train.PROBLEM} <= names
 
 
 # ---------------------------------------------------------------- pages, --explain
-
 def test_a_page_marks_what_was_selected_of_the_text_as_it_was_written():
-    text = "A <b>Fine</b>,  film.<br />Bye & \x1b[31m"
+    text = "A <b>Fine</b>,  film. Bye & \u202e then"
     vocabulary = [*data.SPECIAL, *data.WordPiece.words(text)]
-    spans = pictures.spans_of(text, {"vocabulary": vocabulary})
-
-    def mask_of(*words):  # [CLS] first, [SEP] last
-        return torch.tensor([0, *(word in words for word in data.WordPiece.words(text)), 0])
-
-    example = pictures.Example(None, text, "<i>", spans, "good", mask_of("film", "."))
-    re_ = pictures.Finding("RE", mask_of("fine", ",", "film"), "ok: good", True, True)
-    cls = pictures.Finding("CLS", mask_of(*vocabulary), "WRONG: bad", False, False)
-
-    one = pictures.html_article(example, [re_])
-    assert "<i>" not in one and "<b>RE: ok: good</b>" in one
-    assert ("A &lt;b&gt;<mark>Fine</mark>&lt;/b&gt;<mark>,  </mark><mark><u>film</u></mark>"
-            "<u>.</u><br>Bye &amp; ") in one
-    several = pictures.html_article(example, [cls, re_])  # the text once, then what each selected
-    shown, of_cls, of_re = re.findall(r"<p.*?</p>", several, re.S)
-    assert "<mark>" not in shown + of_cls and "WRONG: bad" in of_cls and "Bye" not in of_re
-    assert "<mark>Fine</mark> &hellip; <mark>,  film</mark>" in of_re
-
-    first, second = pictures.bracketed(example, re_)
-    assert first == "A <b>[Fine]</b>[,  film]." and second.startswith("Bye & ")
-    assert "\x1b" not in second and "[" not in pictures.bracketed(example, cls)[0]
+    words = data.WordPiece(vocabulary)
+    spans = words.spans(text)
+    mask = torch.tensor([0, *(word in ("fine", "film") for word in words.words(text)[:11]), 0])
+    page = train.marked(text, spans, mask, "<mark>{}</mark>", "<small>{}</small>")
+    assert page == ("A &lt;b&gt;<mark>Fine</mark>&lt;/b&gt;,  <mark>film</mark>"
+                    "<small>. Bye &amp; \u202e then</small>")
+    assert "[Fine]" in train.marked(text, spans, mask, "[{}]", "{}", str)
+    assert "\x1b" not in train.printable("\x1b[2J\a\r") and train.printable("a\nb") == "a\nb"
 
 
-def test_explain_shows_your_own_texts(run, tmp_path, monkeypatch):
+def test_explain_shows_your_own_files(run, tmp_path):
     finished(run("--method re", "words"))
     written = "<script>alert('Good')</script>  A GOOD film, gr\u00fc\u00dfe \x1b[2J\a" + "so " * 50
     (own := tmp_path / "mine.txt").write_text(written, "utf-8")
-    options = f"--explain {own} --checkpoint {student(run, dataset='words') / 'best.pt'}"
-    out = finished(run(options, net_of="none"))
-    assert re.search(r"mine.txt: (good|bad), \d+%", out) and "first 38 tokens" in out
+    best = student(run, dataset="words") / "best.pt"
+    out = finished(run(f"--explain {own} --checkpoint {best}", small="none"))
+    assert re.search(r"mine.txt: (good|bad) \d+%", out) and "(not read: " in out and "[" in out
     assert not {"\x1b", "\a"} & set(out)
-    page = Path(re.search("picture: (.*)", out)[1]).read_text("utf-8")
-    text = re.search(r'<p class="text">(.*?)</p>', page, re.S)[1]
-    assert "<script" not in page
-    assert html.unescape(re.sub("<[^>]*>", "", text)) == written  # also what the model cannot read
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-    assert run(options, net_of="none").code == 0  # a terminal that cannot show it all
+    page = (run.runs / "explained.html").read_text("utf-8")
+    assert "<script" not in page and "alert(" in page
+
+    finished(run("--method re"))
+    Image.new("RGB", (50, 20)).save(tmp_path / "mine.png")
+    best = student(run) / "best.pt"
+    out = finished(run(f"--explain {tmp_path}/mine.png --checkpoint {best}", small="none"))
+    assert re.search(r"mine.png: (red|green|blue) \d+%\n([#.] ){3}[#.]\n", out)
+    Image.open(run.runs / "explained.png").verify()
 
 
 # ---------------------------------------------------------------- a user's mistakes
-
 ALONE = "without --student only the teacher is trained"
 
 
-# mistakes.txt has many more command lines, without what is said of them.
 @pytest.mark.parametrize("options, sentence", [
-    ("--student vit:8:1:1 --method cls --patch-size 5", "32 is not divisible by patch size 5"),
+    ("--student vit:8:1:1 --patch-size 5", "32 is not divisible by patch size 5"),
     ("--student vit:9:1:2", "width 9 is not divisible by 2 heads"),  # before a teacher is trained
-    (f"--batch-size {'9' * 30}", "--batch-size: must be"),
-    ("--image-size 4097", "1 <= n <= 4096, not 4097"), ("--views 101", "n <= 100, not 101"),
-    ("--seeds 21", "n <= 20, not 21"), ("--epochs 1.5", "must be a whole number 1 <= n"),
-    ("--seed 20000000000000", "--seed: must be a whole number 0 <= n"),  # would leave 64 bits
+    ("--student vit_huge", "no preset 'vit_huge'"), ("--dataset nowhere", "no data set 'nowhere'"),
+    (f"--batch-size {'9' * 30}", "--batch-size: must be"), ("--seeds 21", "from 1 to 20, not 21"),
+    ("--epochs 1.5", "must be a whole number from 1"), ("--rate nan", "--rate: must be a number"),
+    ("--tau-end 0", "--tau-end: must be"), ("--epoch 3", "unrecognized arguments"),
     ("--student vit:8:1:1 --method cls --limit 2", "some of 3 classes have no training"),
     ("--compare --method re", "leave --method out"), ("--device quantum", "no device 'quantum'"),
-    ("--teacher-checkpoint nowhere.pt --student vit_nano", "cannot read the checkpoint nowhere.pt"),
-    ("--teacher-checkpoint x.pt --teacher-init scratch", "leave --teacher-init out"),
-    ("--resume", "nothing to resume"),
-    ("--student vit:9000:99:1", "over a billion weights"),
-    ("--student bert_nano", "bert_nano does not read images"),
-    ("--dataset words --teacher vit_nano", "vit_nano does not read texts"),
-    ("--dataset words --views 2", "--views is for images"),
-    ("--max-length 16", "--max-length is for texts"),
+    ("--teacher-checkpoint nowhere.pt", "cannot read the checkpoint nowhere.pt"),
+    ("--resume", "nothing to resume"), ("--student bert_nano", "bert_nano does not read images"),
+    ("--dataset words --student bert_nano --teacher vit_nano", "vit_nano does not read texts"),
+    ("--dataset words --views 2", "holds texts: leave --views out"),
+    ("--max-length 16", "holds images: leave --max-length out"),
     ("--teacher vit_nano --method rekd", ALONE), ("--teacher vit_nano --teacher-init x", ALONE),
     ("--teacher vit_nano --teacher-checkpoint best.pt", ALONE),
-    ("--explain x.png", "give both"), ("--judge --explain x.png --checkpoint x.pt", "one of"),
-    ("--judge --checkpoint none.pt", "cannot read the checkpoint none.pt"),
-    ("--rate 0", "--rate: must be a number 0 < x <= 1"), ("--init weights.bin", "no file of"),
-    (f"--init {train.__file__}", "cannot read the file of weights"),  # before a teacher is trained
+    ("--explain x.png", "give both"), ("--checkpoint x.pt", "give both"),
+    ("--explain x.png --checkpoint none.pt", "cannot read the checkpoint none.pt"),
+    ("--rate 0", "no rate 0"), ("--init none.bin", "cannot read the file of weights none.bin"),
+    (f"--init {train.__file__}", "cannot read .*train.py: it is damaged"),
     (f"--init scratch --method cls --out {train.__file__}", "train.py")])
 def test_bad_options(run, options, sentence):
-    refused(run(options, net_of="none"), sentence)
+    refused(run(options, small="none"), sentence)
     assert not list(run.runs.glob("**/*.pt"))
-
-
-@pytest.mark.parametrize("command", ["--judge", "--explain x.png"])
-def test_a_finished_model_is_for_one_process(run, monkeypatch, command):
-    monkeypatch.setattr(train, "WORLD", 2)
-    refused(run(f"{command} --checkpoint x.pt"), "start them without torchrun")
-
-
-def test_a_run_with_other_options_is_not_overwritten(run):
-    run("--method re --epochs 1")
-    refused(run("--method re --epochs 1 --lr 1e-4 --resume"), "nothing to resume")
-    config = student(run) / "config.json"
-    config.write_text(json.dumps({**read(config), "lr": 0.5}))
-    for more in ("", "--resume"):
-        refused(run(f"--method re --epochs 1 {more}"), "other options")
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(run, monkeypatch):
@@ -517,7 +400,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(run, monkeypat
     monkeypatch.setattr(rekd, "re_losses", lambda *args, **options: {
         name: loss * next(factors) if name == "loss" else loss
         for name, loss in original(*args, **options).items()})
-    refused(run("--method re"), r"not finite at step 4 \(epoch 2\)")
+    refused(run("--method re"), r"not finite in epoch 2")
     last = read(student(run) / "last.pt")
     assert last["epoch"] == 1 and all(x.isfinite().all() for x in last["weights"].values())
 
@@ -525,9 +408,8 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(run, monkeypat
 def test_weights_that_are_not_finite_are_not_kept(run, monkeypatch):
     """The loss of the only step was still finite."""
     monkeypatch.setattr(train, "learning_rate", lambda step, config: float("nan"))
-    refused(run("--method re --epochs 1 --batch-size 48"),
-            r"not finite at step 1 \(epoch 1\): lower --lr or")
-    assert not list(run.colours.glob("*/*.pt"))
+    refused(run("--method re --epochs 1 --batch-size 48"), r"not finite in epoch 1: lower --lr")
+    assert not list(run.runs.glob("**/*.pt"))
 
 
 @pytest.mark.parametrize("error, is_memory", [
@@ -535,7 +417,9 @@ def test_weights_that_are_not_finite_are_not_kept(run, monkeypatch):
     (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
     (RuntimeError("shapes do not match"), False)])
 def test_a_full_memory_is_one_line_and_a_bug_is_a_traceback(run, monkeypatch, error, is_memory):
-    monkeypatch.setattr(rekd, "re_losses", mock.Mock(side_effect=error))
+    def fail(*args, **options):
+        raise error
+    monkeypatch.setattr(rekd, "re_losses", fail)
     if is_memory:
         refused(run("--method re"), "the memory is full: lower --batch-size")
     else:
@@ -543,103 +427,48 @@ def test_a_full_memory_is_one_line_and_a_bug_is_a_traceback(run, monkeypatch, er
             run("--method re")
 
 
-# ---------------------------------------------------------------- what lies in a run's folder
-
-def broken(content, *path_and_value):
-    """A copy in which what stands at the path is that value, or is missing (None)."""
-    *path, last, value = path_and_value
-    whole = part = pickle.loads(pickle.dumps(content))
-    for key in path:
-        part = part[key]
-    part.pop(last) if value is None else part.__setitem__(last, value)
-    return whole
-
-
-def test_what_is_damaged_is_not_resumed(run, monkeypatch):
-    """Each of these once was a traceback, some after all epochs had trained."""
-    stop_after(7, monkeypatch)
-    assert run("--method re").code == 130
-    path = student(run) / "last.pt"
-    last = read(path)
-    moments = "optimizer", "state", 0
-    for change in [
-            ("log", None), ("log", "two"), ("log", []), ("log", 0, "seconds", "1"),
-            ("log", 0, "epoch", 99), ("log", 1, "epoch", -1), ("log", 0, "loss", math.nan),
-            ("log", 0, "accuracy", math.inf), ("log", 0, "seconds", 10**400),
-            ("log", 0, "loss", torch.ones(1)), ("best", "a"), ("best", math.nan),
-            ("log", [{"epoch": k, "seconds": 1.0} for k in (1, 2, 3, 4)]),  # of three epochs
-            ("weights", None), ("weights", "generator.head.0.bias", None),
-            ("optimizer", None), ("optimizer", "state", 0, None),
-            (*moments, "exp_avg", torch.zeros(1)), (*moments, "exp_avg_sq", "x"),
-            (*moments, "step", torch.ones(3)), ("fingerprint", None)]:
-        torch.save(broken(last, *change), path)
-        refused(run("--method re --resume"), "damaged: remove it")
-    torch.save(last, path)
-    raw = bytearray(path.read_bytes())
-    raw[raw.index(last["weights"]["predictor.head.1.weight"].numpy().tobytes())] ^= 1
-    path.write_bytes(raw)
-    refused(run("--method re --resume"), "damaged or no checkpoint: remove it")
-    torch.save(broken(last, "optimizer", "param_groups", "any"), path)  # those of the command count
-    best = path.with_name("best.pt")
-    content = best.read_bytes()
-    best.unlink()  # missed before the other epochs
-    refused(run("--method re --resume"), "cannot read the checkpoint .*best.pt")
-    best.write_bytes(content)
-    assert "resumed after epoch 2" in finished(run("--method re --resume"))
-
-
-def test_a_damaged_result_is_named(run):
-    finished(run("--epochs 1"))
-    path = student(run) / "result.json"
-    result = read(path)
-    for change in [("test", None), ("test", "accuracy", "high"), ("seconds", "long"),
-                   ("parameters", []), ("test", "rate_mean", None), ("test", "accuracy", math.nan),
-                   ("test_fingerprint", "other"), ("teacher", None), ("teacher", 3),
-                   ("teacher", "dev", 3)]:
-        path.write_text(json.dumps(broken(result, *change)))
-        refused(run("--epochs 1 --resume"), "remove it to measure again")
-
-
-def test_half_files_of_a_killed_run_are_removed(run):
-    finished(run("--method re --epochs 1 --device cpu:0"))  # a CPU has no number
-    (student(run) / "last.pt.123.rekd-part").write_text("half")
-    (run.colours / "answers-0.pt.123.rekd-part").write_text("half")
-    (run.colours / "paper.pdf.part").write_text("a download of the user's")
-    with open(run.colours / "answers-1.pt.124.rekd-part", "wb") as file:
-        data.lock(file)  # its process lives
-        finished(run("--method re --epochs 1 --resume"))
-    left = sorted(path.name for path in run.colours.rglob("*part"))
-    assert left == ["answers-1.pt.124.rekd-part", "paper.pdf.part"]
-
-
-def test_of_two_runs_in_one_folder_the_second_is_refused(run):
-    finished(run("--method re --epochs 1"))
-    before = state(student(run))
-    with open(student(run) / ".lock") as held:
-        assert data.lock(held)
-        for more in ("", "--resume"):
-            refused(run(f"--method re --epochs 1 {more}"), "in use by another process: wait")
-    assert state(student(run)) == before
-    finished(run("--method re --epochs 1"))
-
-
-needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-
-
-@needs_full
-@pytest.mark.parametrize("output, reason", [("| head -1", "Broken pipe"),
-                                            ("> /dev/full", "No space left on device")])
-def test_an_output_that_is_closed_or_full_is_one_line(run, output, reason):
-    run("--resume")  # fills sys.argv
-    command = shlex.join([sys.executable, train.__file__, *sys.argv[1:-1], "--method", "re"])
-    shell = subprocess.run(["bash", "-c", f"{command} {output}"], capture_output=True, text=True)
-    assert shell.stderr == f"train.py: the output: {reason}\n"
-
-
-@needs_full
 def test_a_full_disk_is_one_line(run, monkeypatch):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+
     def full(path, mode="r", **options):
         return open("/dev/full" if "w" in mode else path, mode, **options)
-
     monkeypatch.setattr(data, "open", full, raising=False)
     refused(run("--method re"), "cannot write .*: No space left on device")
+
+
+def test_a_damaged_last_checkpoint_is_named(run, monkeypatch):
+    stop_after(4, monkeypatch)
+    assert run("--method re").code == 130
+    path = student(run) / "last.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+    refused(run("--method re --resume"), "cannot read .*last.pt: it is damaged")
+
+
+# ---------------------------------------------------------------- alone
+def test_the_four_files_are_the_whole_program(tmp_path):
+    """Copied into an empty folder they train, compare, draw and explain."""
+    for name in ("rekd.py", "models.py", "data.py", "train.py"):
+        shutil.copy(ROOT / name, tmp_path)
+        source = (tmp_path / name).read_text()
+        assert not re.search(r"^\s*(from|import) (results|tests)", source, re.M)
+    Image.new("RGB", (50, 50)).save(tmp_path / "digit.png")
+
+    def run(options):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+        command = [sys.executable, "train.py", *options.split()]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
+                              text=True, check=True).stdout
+    out = run("--compare --limit 64 --epochs 1 --teacher-epochs 1")
+    assert re.findall("^(CLS|RE|REKD)  ", out, re.M) == ["CLS", "RE", "REKD"]
+    best = only("runs/glyphs/student-rekd-*/best.pt", tmp_path)
+    assert "digit.png: " in run(f"--explain digit.png --checkpoint {best}")
+    only("runs/explained.png", tmp_path)
+
+
+def test_a_config_is_all_that_a_run_needs(run):
+    """config.json has every option under its name, so that a run can be read years later."""
+    finished(run("--method re"))
+    config = read(student(run) / "config.json")
+    assert json.dumps(config) and config["rate"] == 0.15 and config["epochs"] == 3
+    assert argparse.Namespace(**config).folder if "folder" in config else True
