@@ -7,7 +7,8 @@ recipe: crop and flip at 32 px, then resize); texts are trimmed to the longest o
 `load_dataset(NAME)` finds, in this order,
     a built-in set    glyphs (digits among clutter), phrases (opinions among small talk): made in
                       a second, with the true rationale of every example
-    a local folder    <data-dir>/NAME/{train,test}/<class>/*, images or texts
+    a local folder    <data-dir>/NAME/{train,test}/<class>/*, images or texts; where they are
+                      known, their true rationales in <data-dir>/NAME/truth/{train,test}/<class>/*
     a download        cifar10, cifar100 (100 classes), cifar100_coarse (the 20 of the paper's
                       "CIFAR 100"), imdb
 This file imports no other file of the repository and can be copied alone. See it at work:
@@ -15,6 +16,7 @@ This file imports no other file of the repository and can be copied alone. See i
     python train.py
 """
 
+import glob
 import hashlib
 import math
 import os
@@ -22,6 +24,7 @@ import pickle
 import random
 import re
 import shutil
+import statistics
 import string
 import sys
 import tempfile
@@ -29,7 +32,7 @@ import unicodedata
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -101,11 +104,34 @@ class Dataset:
     name: str
     classes: list           # names, in the order of their numbers
     train: Split
-    dev: Split              # a stratified 20 % of the training set: chooses the checkpoint
+    dev: Split              # a stratified fifth of the training set: chooses the checkpoint
     test: Split             # touched once, at the end
     input: dict             # what turns a file into an input of the model, see `read_input`
     crops: object           # images: view -> (n, 3), crop and flip of each training example
-    fingerprint: str        # of all of it: a run goes on where it is the same
+    fingerprint: str = ""   # of all that a run sees: it goes on where that is the same
+
+    def draw(self, limit, seed, unlabelled=False):
+        """-> the data of one run: `limit` labelled examples of train, 0: all, and a quarter as
+        many of dev; both are stratified and drawn by the seed, so that seeds vary which labels one
+        has. unlabelled: the rest of train stays, with class -1."""
+        train, dev, crops = self.train, self.dev, self.crops
+        if 0 < limit < len(train):
+            rows = stratified_order(train.y.cpu(), seed)[:limit]
+            dev = dev.select(stratified_order(dev.y.cpu(), seed)[:max(limit // 4, 1)])
+            if unlabelled:
+                y = torch.full_like(train.y, -1)
+                y[rows] = train.y[rows]
+                train = replace(train, y=y)
+            else:
+                train = train.select(rows)
+                crops = self.crops and (lambda view: self.crops(view)[rows])
+        if len(train.y[train.y >= 0].unique()) < len(self.classes):
+            raise UserError(f"some of {len(self.classes)} classes have no training example: add "
+                            "files or raise --limit")
+        seen = [field for part in (train, dev, self.test)
+                for field in (part.x, part.y, part.truth) if field is not None]
+        fingerprint = checksum(self.classes, *(field.cpu() for field in seen))
+        return replace(self, train=train, dev=dev, crops=crops, fingerprint=fingerprint)
 
     def batches(self, split, batch_size, order=None, view=None):
         """Yields rows (B,) of the split, on the host; x (B, 3, S, S) or token ids (B, T); y (B,).
@@ -132,26 +158,19 @@ class Dataset:
             yield rows, x, split.y[index]
 
 
-def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size=4,
-                 max_length=128, vocab=None, views=4, device="cpu"):
-    """-> Dataset on `device`. A user's mistake is a UserError.
+def load_dataset(name, data_dir="data", *, image_size=32, patch_size=4, max_length=128, vocab=None,
+                 device="cpu"):
+    """-> Dataset on `device`, with all examples. A user's mistake is a UserError.
 
-    Trains on a stratified `limit` of examples, all if None. Images are cropped and flipped in
-    `views` ways, or, if 0, ever new ones. Texts become at most max_length tokens, by the WordPiece
-    vocabulary of the file `vocab`, or else by the words of the training texts.
+    Texts become at most max_length tokens, by the WordPiece vocabulary of the file `vocab`, or else
+    by the words of the training texts.
     """
     whole, test, classes = read_dataset(name, Path(data_dir), image_size)
-    # Dev is a fifth of all. The rows of a smaller limit are among those of a greater one.
-    dev_rows, train_rows = stratified_order(whole.y).tensor_split([max(len(whole) // 5, 1)])
-    train_rows = train_rows[:limit]
-    if len(whole.y[train_rows].unique()) < len(classes):
-        raise UserError(
-            f"some of {len(classes)} classes have no training example: add files or raise --limit")
-    dev_rows = dev_rows[:max(len(train_rows) // 4, 1)]
-    parts = [whole.select(train_rows), whole.select(dev_rows), test]
+    dev_rows, rows = stratified_order(whole.y).tensor_split([max(len(whole) // 5, 1)])
+    parts = [whole.select(rows), whole.select(dev_rows), test]
     crops = None
     if isinstance(test.inputs, list):
-        tokenizer = WordPiece(vocab or count_words(whole.inputs, train_rows))
+        tokenizer = WordPiece(vocab or count_words(whole.inputs))
         input = {"kind": "text", "max_length": max_length, "vocabulary": tokenizer.vocabulary}
         splits = [text_split(part, tokenizer, max_length) for part in parts]
     else:
@@ -159,11 +178,8 @@ def load_dataset(name, data_dir="data", *, limit=None, image_size=32, patch_size
         splits = [image_split(part, image_size // patch_size) for part in parts]
         if name not in BUILT_IN:  # a glyph's mirror image is no digit
             def crops(view):
-                view = view % views if views else view
-                return draw_view(whole.inputs.shape, view)[train_rows].to(device)
-    fingerprint = checksum(classes, *(array for split in splits for array in (split.x, split.y)))
-    return Dataset(name, classes, *(split.to(device) for split in splits), input, crops,
-                   fingerprint)
+                return draw_view(whole.inputs.shape, view)[rows].to(device)
+    return Dataset(name, classes, *(split.to(device) for split in splits), input, crops)
 
 
 def read_dataset(name, data_dir, image_size):
@@ -198,14 +214,14 @@ def seeded(seed):
         yield
 
 
-@seeded(DATA_SEED)
-def stratified_order(y):
+def stratified_order(y, seed=DATA_SEED):
     """(n,) classes -> (n,) rows, in random order but for this: every prefix holds the classes in
     their shares."""
     key = torch.empty(len(y), dtype=torch.float64)
-    for c, n in enumerate(y.bincount().tolist()):
-        place = torch.randperm(n).argsort()  # in a shuffle of the class
-        key[y == c] = (place.double() + 0.5) / n
+    with seeded(seed):
+        for c, n in enumerate(y.bincount().tolist()):
+            place = torch.randperm(n).argsort()  # in a shuffle of the class
+            key[y == c] = (place.double() + 0.5) / n
     return key.argsort(stable=True)
 
 
@@ -287,12 +303,12 @@ def to_input(pixels, image_size):
     return torch.stack(colours, 1)
 
 
-def read_image(path, size=None):
+def read_image(path, size=None, background="white"):
     """An image file of any size and mode -> uint8 (3, H, W) RGB; with `size`, resized (not cropped)
-    to size x size."""
+    to size x size. Where it is transparent, the background is seen."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            image = to_rgb(ImageOps.exif_transpose(image))
+            image = to_rgb(ImageOps.exif_transpose(image), background)
             if size:
                 image = image.resize((size, size), Image.BILINEAR)
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
@@ -300,12 +316,12 @@ def read_image(path, size=None):
         raise UserError(f"{path} cannot be read as an image ({error}): mend or remove it") from None
 
 
-def to_rgb(image):
+def to_rgb(image, background):
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")  # under transparent pixels lies anything
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+        behind = Image.new("RGBA", image.size, background)  # under transparent pixels lies anything
+        image = Image.alpha_composite(behind, image.convert("RGBA"))
     return image.convert("RGB")
 
 
@@ -454,13 +470,10 @@ def read_text(path):
     return text
 
 
-def count_words(texts, rows, size=15000):
-    """The vocabulary of the texts `rows`: special tokens, then the `size` most frequent words. Of
-    equally frequent ones, those that all texts have first."""
-    counts = Counter(dict.fromkeys((word for text in texts for word in WordPiece.words(text)), 0))
-    for text in select(texts, rows):
-        counts.update(WordPiece.words(text))
-    words = [word for word, count in counts.most_common() if count and word not in SPECIAL]
+def count_words(texts, size=15000):
+    """A vocabulary: special tokens, then the `size` most frequent words of the texts."""
+    counts = Counter(word for text in texts for word in WordPiece.words(text))
+    words = [word for word, _ in counts.most_common() if word not in SPECIAL]
     return SPECIAL + words[:size]
 
 
@@ -481,9 +494,48 @@ def read_folder(folder, image_size=32):
                         f"they must be the same, and at least two")
     paths = train + test
     inputs = read_images(paths, image_size) if kind == "image" else read_texts(paths)
+    truth = read_truth(folder, paths, inputs) if (folder / "truth").is_dir() else None
     y = torch.tensor([classes.index(path.parent.name) for path in paths])
-    n = len(train)
-    return Examples(inputs[:n], y[:n]), Examples(inputs[n:], y[n:]), classes
+    both = Examples(inputs, y, truth)
+    rows = torch.arange(len(paths)).tensor_split([len(train)])
+    return both.select(rows[0]), both.select(rows[1]), classes
+
+
+def read_truth(folder, paths, inputs):
+    """The true rationales of files, from truth/{train,test}/<class>/<same name>, see Examples. Of
+    files without one there are none: all False, or no stretch."""
+    truth = []
+    for path, input in zip(paths, inputs):
+        place = folder / "truth" / path.relative_to(folder)
+        if isinstance(input, str):
+            excerpts = read_text(place).splitlines() if place.exists() else []
+            truth.append([stretch for line in excerpts
+                          for stretch in occurrences(line, input, place)])
+        else:
+            place = next(place.parent.glob(glob.escape(place.stem) + ".*"), None)
+            truth.append(true_pixels(place, path, input.shape[-1]))
+    return truth if isinstance(truth[0], list) else torch.stack(truth)
+
+
+def true_pixels(place, path, size):
+    """A picture of what is true of an image: where a channel exceeds 32 -> (size, size) bool."""
+    if place is None:
+        return torch.zeros(size, size, dtype=torch.bool)
+    picture = read_image(place, background="black")
+    if picture.shape != read_image(path).shape:
+        raise UserError(f"{place} has another size than {path}: draw it anew")
+    true = (picture > 32).any(0, keepdim=True).float()           # (1, H, W)
+    return F.adaptive_max_pool2d(true, size)[0].bool()
+
+
+def occurrences(excerpt, text, place):
+    """Everywhere that an excerpt stands in a text, whatever the white space -> [(start, end)]."""
+    places = [i for i, c in enumerate(text) if not c.isspace()]
+    squeezed, wanted = "".join(text.split()), "".join(excerpt.split())
+    found = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", squeezed)]
+    if not found:
+        raise UserError(f"{place} has an excerpt that is not in its text: {excerpt[:60]!r}")
+    return [(places[i], places[i + len(wanted) - 1] + 1) for i in found if wanted]
 
 
 def list_files(folder, kind):
@@ -500,13 +552,39 @@ def list_files(folder, kind):
     return files
 
 
+def sizes_of(name, data_dir="data"):
+    """What a network from scratch should read of people's own data -> image_size and patch_size, or
+    max_length, and what it was in the data, in words. {} for other data sets."""
+    folder = Path(data_dir, name)
+    if name in BUILT_IN or not folder.is_dir():
+        return {}, ""
+    kind = kind_of(name, data_dir)
+    paths = list_files(folder / "train", kind)
+    if kind == "image":
+        sides = [size for path in paths for size in image_sizes(path)]
+        image_size, patch_size = (64, 8) if statistics.median(sides) > 48 else (32, 4)
+        return {"image_size": image_size, "patch_size": patch_size}, (
+            f"images of {min(sides)} to {max(sides)} pixels a side, read as {image_size} x "
+            f"{image_size} in patches of {patch_size}")
+    some = paths[::math.ceil(len(paths) / 2000)]
+    lengths = sorted(len(WordPiece.words(read_text(path))) + 2 for path in some)
+    longest = lengths[math.ceil(0.95 * len(lengths)) - 1]
+    max_length = min(16 * math.ceil(longest / 16), 128)
+    return {"max_length": max_length}, (
+        f"95 % of the texts have at most {longest} tokens, max length {max_length}")
+
+
+def image_sizes(path):
+    """The sides of an image by its header; a damaged file is named later."""
+    with suppress(Exception), Image.open(path, formats=FORMATS) as image:
+        return image.size
+    return ()
+
+
 def read_images(paths, image_size):
     """-> (n, 3, S, S) uint8. S: the side of the images if all are squares of one size of at most
     image_size, else that."""
-    sides = set()
-    for path in paths:  # reads the header only; a damaged file is named later
-        with suppress(Exception), Image.open(path, formats=FORMATS) as image:
-            sides.update(image.size)
+    sides = {side for path in paths for side in image_sizes(path)}
     size = min(*sides, image_size) if len(sides) == 1 else image_size
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     # disable=None: no bar where stderr is no terminal
@@ -634,31 +712,32 @@ FONT = """
 """
 
 
-def glyphs(n, seed):
+def glyphs(n, seed, distractors=3):
     """n images of 32 x 32 -> Examples. The label is the one small digit; its 8 x 8 px (2 x 2
     patches of 4 px) are the truth.
 
-    Around it: soft coloured clutter, noise, and a distractor, which is a digit with its pixels
+    Around it: soft coloured clutter, noise, and distractors, which are digits with their pixels
     shuffled, so that no colour, brightness or place gives the digit away: only its shape does.
     """
+    stamped = 1 + distractors
     with seeded(seed):
         image = clutter(n) + 25 * torch.randn(n, 3, 32, 32)
-        digit = torch.randint(10, (n, 2))
-        shuffle = torch.rand(n, 2, 64).argsort(-1)
-        cell = torch.rand(n, 9).argsort(1)[:, :2]
+        digit = torch.randint(10, (n, stamped))
+        shuffle = torch.rand(n, stamped, 64).argsort(-1)
+        cell = torch.rand(n, 9).argsort(1)[:, :stamped]
         down, right = 4 * torch.randint(3, (2, n, 1))
-        colour = 90 + 60 * torch.rand(n, 2, 3)
-    # What is stamped on an image: its digit, and another one with its pixels shuffled.
+        colour = 90 + 60 * torch.rand(n, stamped, 3)
+    # What is stamped on an image: its digit, and others with their pixels shuffled.
     bits = torch.tensor([[c == "#" for c in line] for line in FONT.split()]).float()
     font = bits.view(8, 10, 8).transpose(0, 1).flatten(1)           # (10, 8 * 8)
     shuffle[:, 0] = torch.arange(64)
-    stamps = font[digit].gather(2, shuffle)                         # (n, 2, 8 * 8)
+    stamps = font[digit].gather(2, shuffle)                         # (n, stamped, 8 * 8)
     # Where: in different cells of a 3 x 3 grid of 8 px, which is shifted by 0, 4 or 8 px.
-    row = down + 8 * (cell // 3)                                    # (n, 2)
+    row = down + 8 * (cell // 3)                                    # (n, stamped)
     column = right + 8 * (cell % 3)
     inside = 32 * torch.arange(8)[:, None] + torch.arange(8)        # (8, 8)
-    place = (32 * row + column)[..., None] + inside.flatten()       # (n, 2, 8 * 8)
-    light = torch.zeros(n, 2, 32 * 32).scatter_(2, place, stamps)
+    place = (32 * row + column)[..., None] + inside.flatten()       # (n, stamped, 8 * 8)
+    light = torch.zeros(n, stamped, 32 * 32).scatter_(2, place, stamps)
     image += torch.einsum("nkc,nkp->ncp", colour, light).view_as(image)
     truth = torch.zeros(n, 32 * 32).scatter_(1, place[:, 0], 1).view(n, 32, 32).bool()
     return Examples(image.clamp(0, 255).byte(), digit[:, 0], truth)

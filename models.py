@@ -353,7 +353,7 @@ def parse_preset(name):
 def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None, **shape):
     """A Rationalist of the preset's size, from scratch.
 
-    method "cls": the predictor of everything; else (RE, REKD) a generator and a predictor.
+    method "cls" or "kd": the predictor of everything; else a generator and a predictor.
     masking: zero (the paper; the default here) or drop (the default of train.py).
     rate: of the mask of evaluation, see Rationalist.
     shape: image_size and patch_size for a ViT, vocab_size and max_len for a BERT.
@@ -362,7 +362,7 @@ def build(*, preset, method, num_classes, masking="zero", dropout=0.1, rate=None
     kind, dim, depth, heads = parse_preset(preset)
     network = ViT if kind == "vit" else BERT
     size = dict(dim=dim, depth=depth, heads=heads, masking=masking, **shape)
-    generator = None if method == "cls" else Generator(network(**size), dropout)
+    generator = None if method in ("cls", "kd") else Generator(network(**size), dropout)
     predictor = Predictor(network(**size), num_classes, dropout)
     generator = generator or SelectAll(predictor.backbone.selectable)
     model = Rationalist(generator, predictor, rate)
@@ -415,8 +415,8 @@ def load_teacher(path, device="cpu", *, classes, vocabulary=None, **shape):
     vocabulary and shape (as in `build`)."""
     teacher, info = load(path, device)
     model = info["model"]
-    require(model["method"] != "cls",
-            f"{path} is a CLS model and has no rationales to teach: give an RE run")
+    require(model["method"] not in ("cls", "kd"),
+            f"{path} is of method {model['method']}, without rationales to teach: give an RE run")
     require(info["classes"] == classes,
             f"{path} was trained on the classes {info['classes'][:9]}, not on {classes[:9]}")
     require(info["input"].get("vocabulary") == vocabulary,

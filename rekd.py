@@ -323,11 +323,33 @@ class Rationalist(nn.Module):
 
 # ---------------------------------------------------------------- 4. one training step
 # x a batch of inputs, y (B,) classes -> dict of scalars by name; "loss" is the one to minimise.
+# A class of -1 is not known: L_pred leaves the example out, what a teacher says of it still counts.
+
+def prediction_loss(logits, y):
+    """L_pred: cross-entropy, the mean over the examples whose class is known."""
+    known = mean_over_processes((y >= 0).sum().float()).clamp(min=1e-3)  # of none the sum is 0
+    return F.cross_entropy(logits, y, ignore_index=-1, reduction="sum") / known
+
 
 def cls_losses(model, x, y):
     """CLS: L_pred alone. The generator of `model` keeps everything (SelectAll in models.py)."""
-    prediction = F.cross_entropy(model(x).logits, y)
+    prediction = prediction_loss(model(x).logits, y)
     return {"loss": prediction, "prediction": prediction}
+
+
+def kd_losses(model, teacher, x, y, *, tau, alpha, lambda_prediction=1.0, known=None):
+    """KD: ordinary distillation (Hinton et al. 2015), which rationales must beat; not in the paper.
+
+    L = alpha * L_pred + (1 - alpha) * lambda_prediction * tau^2 * L_KD_Y, of the same network as
+    CLS. The teacher reads its own rationale. known: as in `rekd_losses`.
+    """
+    _, teacher_logits = known or teacher_outputs(teacher, x)
+    out = model(x)
+    terms = {"prediction": prediction_loss(out.logits, y),
+             "prediction_kd": prediction_kd_loss(out.logits, teacher_logits, tau)}
+    loss = rekd_loss(**terms, selection=0, rationale_kd=0, tau=tau, alpha=alpha, lambda_select=0,
+                     lambda_rationale=0, lambda_prediction=lambda_prediction)
+    return {"loss": loss, **terms}
 
 
 def re_losses(model, x, y, *, tau, rate, lambda_select=None, balanced=False):
@@ -387,7 +409,7 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
 
 def re_terms(out, y, rate):
     """The terms of L_RE, of a Rationale: L_pred and L_select."""
-    return {"prediction": F.cross_entropy(out.logits, y),
+    return {"prediction": prediction_loss(out.logits, y),
             "selection": selection_loss(out.mask, rate, out.selectable)}
 
 

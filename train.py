@@ -32,6 +32,7 @@ import re
 import shlex
 import statistics
 import sys
+import textwrap
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -66,19 +67,20 @@ def train_epoch(model, teacher, data, optimizer, config, epoch, progress):
     """
     # All that is random in an epoch depends on (seed, epoch): a resumed run needs no random state.
     torch.manual_seed(((config.seed + 1) << 20) + epoch)
-    order = torch.randperm(len(data.train))[:config.steps * config.batch_size]
+    examples = config.steps * config.batch_size
+    passes = math.ceil(examples / len(data.train))  # 1, but for few labels beside --unlabelled
+    order = torch.cat([torch.randperm(len(data.train)) for _ in range(passes)])[:examples]
     if WORLD > 1:  # each process has its share of every batch, and noise of its own
         order = order.view(config.steps, WORLD, -1)[:, RANK].flatten()
         torch.manual_seed(torch.initial_seed() + (RANK << 53))
     view = epoch % (config.views or config.epochs) if data.crops else 0
-    if teacher:
-        ask_teacher(teacher, view, data, config)
+    answers = ask_teacher(teacher, view, data, config) if teacher else None
     batches = data.batches(data.train, config.batch_size // WORLD, order, view)
     history = []
     for step, (rows, x, y) in enumerate(batches, start=epoch * config.steps):
         tau = rekd.temperature(step, config.total_steps, start=config.tau_start,
                                end=config.tau_end, shape=config.schedule)
-        cached = teacher.cached(view, rows, x) if teacher else None
+        cached = teacher.cached(answers, rows, x) if teacher else None
         with autocast(x.device, config.precision):
             losses = step_losses(model, teacher, cached, x, y, step, tau, config)
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
@@ -95,17 +97,20 @@ def step_losses(model, teacher, cached, x, y, step, tau, config):
     """The losses of one step, by the method -> {name: scalar}."""
     if config.method == "cls":
         return rekd.cls_losses(model, x, y)
+    distillation = {"known": cached, "tau": tau, "alpha": config.alpha,
+                    "lambda_prediction": config.lambda_prediction}
+    if config.method == "kd":
+        return rekd.kd_losses(model, teacher.network, x, y, **distillation)
     rate = config.rate
     if config.lambda_select is None:
         rate = rekd.annealed_rate(step, config.total_steps, rate)
-    sampling = {"tau": tau, "rate": rate, "lambda_select": config.lambda_select,
+    sampling = {"rate": rate, "lambda_select": config.lambda_select,
                 "balanced": config.mask_gradient == "balanced"}
     if config.method == "re":
-        return rekd.re_losses(model, x, y, **sampling)
+        return rekd.re_losses(model, x, y, tau=tau, **sampling)
     return rekd.rekd_losses(
-        model, teacher.network, x, y, **sampling, known=cached, alpha=config.alpha,
-        lambda_rationale=config.lambda_rationale, lambda_prediction=config.lambda_prediction,
-        teacher_reads=config.teacher_reads, kd_noise=config.kd_noise)
+        model, teacher.network, x, y, **distillation, **sampling, kd_noise=config.kd_noise,
+        lambda_rationale=config.lambda_rationale, teacher_reads=config.teacher_reads)
 
 
 def learning_rate(step, config):
@@ -128,32 +133,50 @@ def autocast(device, precision):
 def evaluate(model, data, split, config):
     """-> dict: accuracy, L_RE, selection rates and, where the truth is known, agreement with it.
 
-    Masks keep exactly the rate, see Rationalist, or (the release) are sampled, by noise that is the
-    same for the same seed. The model's mode stays as it was.
+    balanced_accuracy is the mean recall of the classes; `random` the accuracy of the same predictor
+    on random masks, each of the example's own number of features. Masks keep exactly the rate, see
+    Rationalist, or (the release) are sampled, by noise that is the same for the same seed.
     """
     was_training = model.training
     model.eval()
-    is_cls = config.method == "cls"
-    tau = config.tau_end if config.evaluation == "sampled" and not is_cls else None
+    selects = config.method in ("re", "rekd")
+    tau = config.tau_end if config.evaluation == "sampled" and selects else None
     exact_rate = config.rate if config.lambda_select is None else None
     torch.manual_seed(config.seed)
     found = []
-    for _, x, _ in data.batches(split, EVAL_BATCH):
+    for _, x, _ in data.batches(split, min(EVAL_BATCH, 4 * config.batch_size)):
         with autocast(x.device, config.precision):
             out = model(x, tau, rate=exact_rate)
-        found.append((out.logits.float(), widen(out.mask, data), widen(out.selectable, data)))
+            scores, kept = torch.rand_like(out.mask), out.mask.sum(1, keepdim=True)
+            by_chance = model.predict(x, rekd.top_mask(scores, kept, out.selectable))
+        found.append((out.logits.float(), by_chance, widen(out.mask, data),
+                      widen(out.selectable, data)))
     model.train(was_training)
-    logits, mask, selectable = map(torch.cat, zip(*found))
+    logits, by_chance, mask, selectable = map(torch.cat, zip(*found))
     loss = F.cross_entropy(logits, split.y)
-    if not is_cls:
+    if selects:
         loss += (config.lambda_select or 0.0) * rekd.selection_loss(mask, config.rate, selectable)
-    # A count, not a float32 mean: ties between seeds must stay ties.
-    correct = (logits.argmax(1) == split.y).sum().item()
-    result = {"accuracy": correct / len(split), "examples": len(split), "eval_loss": loss.item(),
-              **rekd.selection_stats(mask, selectable)}
-    if split.truth is not None and not is_cls:
-        result.update(rekd.agreement(mask, split.truth, selectable))
+    result = {**class_counts(logits.argmax(1), split.y, len(data.classes)),
+              "eval_loss": loss.item(), **rekd.selection_stats(mask, selectable)}
+    if selects:
+        result["random"] = (by_chance.argmax(1) == split.y).double().mean().item()
+    if split.truth is not None and selects:
+        known = split.truth.any(1)  # of your own data, some examples may have none
+        result.update(rekd.agreement(mask[known], split.truth[known], selectable[known]))
     return result
+
+
+def class_counts(predicted, y, num_classes):
+    """(n,) classes each -> accuracy, balanced_accuracy, recall of each class, and the confusion
+    counts [true class][predicted class]."""
+    pairs = (y * num_classes + predicted).bincount(minlength=num_classes**2)
+    confusion = pairs.view(num_classes, num_classes).double()
+    recall = confusion.diag() / confusion.sum(1).clamp(min=1)
+    is_there = confusion.sum(1) > 0
+    # Counts, not float32 means: ties between seeds must stay ties.
+    return {"accuracy": (confusion.diag().sum() / len(y)).item(), "examples": len(y),
+            "balanced_accuracy": recall[is_there].mean().item(), "recall": recall.tolist(),
+            "confusion": confusion.int().tolist()}
 
 
 def widen(mask, data):
@@ -164,6 +187,8 @@ def widen(mask, data):
 # ---------------------------------------------------------------- 2. one run
 def train(config, teacher, data, is_resumed, progress):
     """One run, from its first epoch or from last.pt on -> its result (also in result.json)."""
+    is_taught = config.method in ("kd", "rekd")
+    data = data.draw(config.limit, config.seed, bool(config.unlabelled) and is_taught)
     folder, device = config.folder, data.train.y.device
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
     lock = open_run(config, is_resumed) if RANK == 0 else None  # held until this function ends
@@ -191,9 +216,10 @@ def train(config, teacher, data, is_resumed, progress):
         if not math.isfinite(losses["loss"] + dev["eval_loss"]):
             raise UserError(f"the loss is not finite in epoch {epoch + 1}: lower --lr or use "
                             f"defaults; {folder} keeps the epochs before")
+        dev.pop("confusion")
         log.append({"epoch": epoch + 1, **losses, **dev, "seconds": time.time() - start})
         state = {**about, "weights": model.state_dict(), "metric": dev, "epoch": epoch + 1}
-        score = -dev["eval_loss"] if config.choose_by == "loss" else dev["accuracy"]
+        score = -dev["eval_loss"] if config.choose_by == "loss" else dev["balanced_accuracy"]
         if score >= best:  # a tie goes to the later epoch
             best = score
             save(folder / "best.pt", state)
@@ -212,7 +238,7 @@ def make_model(config, num_classes, vocabulary, device="cpu"):
     """-> a model as it is before training, and the arguments of models.build."""
     model_args = {"preset": config.preset, "method": config.method, "num_classes": num_classes,
                   "dropout": config.dropout, "masking": config.masking,
-                  "rate": None if config.method == "cls" else config.rate,
+                  "rate": config.rate if config.method in ("re", "rekd") else None,
                   **input_shape(config, vocabulary)}
     with torch.device(device):
         model = models.build(**model_args)
@@ -312,33 +338,34 @@ class Teacher(NamedTuple):
     """A frozen RE model, outside its student, and what it has said of the training examples."""
     network: rekd.Rationalist
     record: dict       # its checkpoint's path, the hash of its weights, preset, dev metrics
-    answers: dict      # view -> keep_logits (n, N) and logits (n, C) or None, in float16
+    answers: dict      # (view, data) -> keep_logits (n, N) and logits (n, C), in float16
 
-    def cached(self, view, rows, x):
-        """Of x, the training examples `rows` (B,) -> keep_logits (B, N), logits (B, C) or None."""
-        keep, logits = self.answers[view]
+    def cached(self, key, rows, x):
+        """Of x, the training examples `rows` (B,) -> keep_logits (B, N), logits (B, C)."""
+        keep, logits = self.answers[key]
         rows = rows.to(x.device, non_blocking=True)
         width = x.shape[1] if x.ndim == 2 else None  # a batch of texts may be narrower
-        return keep[rows, :width], None if logits is None else logits[rows].float()
+        return keep[rows, :width], logits[rows].float()
 
 
 @torch.no_grad()
 def ask_teacher(teacher, view, data, config):
-    """A frozen teacher is asked once about each training example, cropped as in this view.
+    """A frozen teacher is asked once about each training example, cropped as in this view -> where
+    its answers are.
 
     (TinyViT, arXiv 2207.10666, stores a teacher's logits so; a teacher must see the very view that
     its student sees: arXiv 2106.05237.)
     """
-    if view in teacher.answers:
-        return
+    key = view, data.fingerprint
+    if key in teacher.answers:
+        return key
     said = []
     for _, x, _ in data.batches(data.train, EVAL_BATCH, view=view):
         with autocast(x.device, config.precision):
-            keep, logits = rekd.teacher_outputs(teacher.network, x, config.teacher_reads)
-        said.append((widen(keep, data).half(), logits))
-    keep, logits = zip(*said)
-    logits = None if None in logits else torch.cat(logits).half()
-    teacher.answers[view] = torch.cat(keep), logits
+            keep, logits = rekd.teacher_outputs(teacher.network, x)
+        said.append((widen(keep, data).half(), logits.half()))
+    teacher.answers[key] = [torch.cat(parts) for parts in zip(*said)]
+    return key
 
 
 def get_teacher(path, config, data):
@@ -358,7 +385,7 @@ def experiment(args):
     if RANK > 0:
         wait()  # for what the first process downloads and the others then find
     teachers, runs = plan(args)
-    data = load_data(runs[0], check_start(args, teachers, runs), args.device)
+    data = load_data(args, runs[0], check_start(args, teachers, runs))
     if RANK == 0:
         wait()
     teachers, runs = plan(args, len(data.train))
@@ -371,13 +398,19 @@ def experiment(args):
             others = [folder.name for folder in config.folder.parent.glob("teacher-*")]
             print(f"teacher: {config.folder.name} is trained first, there are {others or 'none'}")
         train(config, None, data, True, progress)  # nothing to do where it is finished
-    is_taught = runs[-1].method == "rekd"
+    is_taught = runs[-1].method in ("kd", "rekd")
     teacher = get_teacher(path, runs[0], data) if is_taught else None
-    results = [train(config, teacher if config.method == "rekd" else None, data, args.resume,
-                     progress) for config in runs]
+    # Where student and teacher would be the same run, it was trained already.
+    runs = [next((its for its in teachers if is_same_run(config, its)), config) for config in runs]
+    results = []
+    for config in runs:
+        its_teacher = teacher if config.method in ("kd", "rekd") else None
+        results.append(train(config, its_teacher, data, args.resume or config in teachers,
+                             progress))
     if RANK > 0:
         return
-    text = table(f"{data.name}, test set, {runs[0].preset}, seeds from {args.seed}", runs, results)
+    title = f"{data.name}, test set, {runs[0].preset}, seeds from {args.seed}"
+    text = table(title, data, runs, results)
     print(f"\n{text}\n")
     if args.compare:
         path = str(runs[-1].folder).replace("student-rekd", "compare") + f"-{args.seeds}seeds"
@@ -389,10 +422,18 @@ def plan(args, n=10**9):
     """-> the configs of the teacher, if one has to be there, and of methods x seeds."""
     methods = METHODS if args.compare else [args.method]
     teachers = []
-    if "rekd" in methods and not args.teacher_checkpoint:
-        teachers = [make_config(args, "teacher", "re", args.teacher_seed, n)]
+    if methods[-1] in ("kd", "rekd") and not args.teacher_checkpoint:
+        seed = 2026 if args.teacher_seed is None else args.teacher_seed
+        teachers = [make_config(args, "teacher", "re", seed, n)]
     return teachers, [make_config(args, args.role, method, args.seed + k, n)
                       for k in range(args.seeds) for method in methods]
+
+
+def is_same_run(config, teacher):
+    """Is an RE student, by all that RE depends on, its own teacher?"""
+    ours, theirs = recorded(config), recorded(teacher)
+    others = ("role", "teacher", "alpha", "lambda_rationale", "lambda_prediction", "kd_noise")
+    return all(ours[key] == theirs[key] for key in ours if not key.startswith(others))
 
 
 def compare(path, runs, teacher, data):
@@ -404,35 +445,63 @@ def compare(path, runs, teacher, data):
     show(path, networks, test_examples(data), info)
 
 
-def table(title, runs, results):
-    """The results of runs -> the table, and what it says of REKD."""
+def table(title, data, runs, results):
+    """The results of runs -> the table, and what it says of rationales."""
     by_method = {}
     for config, result in zip(runs, results):
         by_method.setdefault(config.method, []).append(result)
-    form = "{:8}{:18}{:17}{:17}{:>12}{:>15}"
-    lines = [title, "", form.format("method", "accuracy", "rate", "F1", "parameters", "seconds")]
+    columns = ["accuracy", "random", "f1"]
+    if is_uneven(data):
+        columns.insert(1, "balanced_accuracy")
+    names = "".join(f"{key.partition('_')[0]:17}" for key in columns)
+    lines = [title, "", f"method  {names}   rate  parameters  seconds"]
     for method, found in by_method.items():
         tests = [result["test"] for result in found]
-        lines.append(form.format(
-            method.upper(), spread(tests, "accuracy", 4), spread(tests, "rate_mean", 3),
-            spread(tests, "f1", 3), f"{found[0]['parameters']:,}", spread(found, "seconds", 0)))
+        cells = "".join(f"{spread(tests, key):17}" for key in columns)
+        rate = statistics.mean(test["rate_mean"] for test in tests)
+        seconds = statistics.mean(result["seconds"] for result in found)
+        lines.append(f"{method.upper():8}{cells}{rate:7.3f}{found[0]['parameters']:12,}"
+                     f"{seconds:9.0f}")
     teacher = results[-1]["teacher"]
     if teacher:
         dev = teacher["dev"]
         lines += ["", f"teacher: {teacher['preset']} (RE), accuracy on dev {dev['accuracy']:.4f} "
                       f"at rate {dev['rate_mean']:.3f}"]
-    if len(by_method) > 1:
-        lines.append(gain("REKD - RE", by_method["rekd"], by_method["re"]))
+    for base in ("re", "kd"):
+        if base in by_method and "rekd" in by_method:
+            lines.append(gain(f"REKD - {base.upper()}", by_method["rekd"], by_method[base]))
+    for method, found in by_method.items():
+        lines += verdict(method, found)
     return "\n".join(lines)
 
 
-def spread(results, key, digits):
+def is_uneven(data):
+    """Has the largest class more than 1.5 times the examples of the smallest?"""
+    counts = data.train.y.bincount()
+    return bool(counts.max() > 1.5 * counts.min())
+
+
+def verdict(method, results):
+    """In words, where a rationale is worth no more than random features of the same number."""
+    tests = [result["test"] for result in results if "random" in result["test"]]
+    if not tests:
+        return []
+    own = statistics.mean(test["accuracy"] for test in tests)
+    by_chance = statistics.mean(test["random"] for test in tests)
+    error = (2 * own * (1 - own) / sum(test["examples"] for test in tests)) ** 0.5
+    if own > by_chance + 2 * error:
+        return []
+    return [f"{method.upper()}: its rationales are worth no more than random features "
+            f"({own:.3f} against {by_chance:.3f})."]
+
+
+def spread(results, key):
     """mean +- sample standard deviation; the value alone where there is one."""
     values = [result[key] for result in results if key in result]
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.3f}"
 
 
 # Student's t: the mean of n seeds +- T95[n - 2] standard errors is a 95 % interval.
@@ -573,25 +642,62 @@ def marked(text, spans, mask, selected, unread, escape=html.escape):
 
 
 def explain(args):
-    """--explain: the rationales of the user's own files, printed and pictured."""
+    """--explain: the rationales of the user's own files and folders, printed, pictured, and a line
+    each in explained.jsonl. What cannot be read is named, and the others are answered."""
     model, info = models.load(args.checkpoint, args.device)
     networks = {info["config"]["method"].upper(): model}
-    is_text = info["input"]["kind"] == "text"
-    examples = []
-    for path in args.explain:
-        x = datasets.read_input(path, info["input"]).to(args.device)
-        shown = datasets.read_text(path) if is_text else datasets.read_image(path)
-        examples.append(Example(x, shown, path))
-        [(_, says, mask)] = readings(examples[-1], networks, info["classes"])
-        if is_text:
-            spans = datasets.WordPiece(info["input"]["vocabulary"]).spans(shown)
-            text = marked(shown, spans, mask, "[{}]", "(not read: {})", str)
-        else:
-            rows = mask.int().view(math.isqrt(len(mask)), -1).tolist()
-            text = "\n".join(" ".join(".#"[keep] for keep in row) for row in rows)
-        print(printable(f"{path}: {says}\n{text}"))
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    show(Path(args.out, "explained"), networks, examples, info)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    examples, lines, is_whole = [], [], True
+    for path in files_of(args.explain):
+        try:
+            example = read_example(path, info["input"], args.device)
+        except UserError as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            is_whole = False
+            continue
+        examples.append(example)
+        lines.append(json.dumps(explained(example, model, networks, info)))
+    if examples:
+        write_text(out / "explained.jsonl", "\n".join(lines) + "\n")
+        show(out / "explained", networks, examples[:64], info)
+    if not is_whole:
+        sys.exit(2)
+
+
+def files_of(paths):
+    """Files, and those in folders."""
+    for path in map(Path, paths):
+        yield from sorted(file for file in path.rglob("[!.]*") if file.is_file()
+                          ) if path.is_dir() else [path]
+
+
+def read_example(path, input, device):
+    is_text = input["kind"] == "text"
+    shown = datasets.read_text(path) if is_text else datasets.read_image(path)
+    return Example(datasets.read_input(path, input).to(device), shown, str(path))
+
+
+def explained(example, model, networks, info):
+    """Print one -> its line in explained.jsonl."""
+    [(_, says, mask)] = readings(example, networks, info["classes"])
+    probabilities = model(example.x).logits[0].float().softmax(-1).tolist()
+    line = {"file": example.name, "class": says.rpartition(" ")[0],
+            "probabilities": dict(zip(info["classes"], probabilities))}
+    if info["input"]["kind"] == "text":
+        words = datasets.WordPiece(info["input"]["vocabulary"])
+        spans = words.spans(example.shown)
+        kept = [example.shown[start:end] for (start, end), keep in zip(spans, mask[1:-1]) if keep]
+        text = marked(example.shown, spans, mask, "[{}]", "(not read: {})", str)
+        unknown = (example.x == words.ids["[UNK]"]).sum().item()
+        if unknown > len(mask) / 2:
+            text += f"\n(the vocabulary lacks {unknown} of these words: do not trust the answer)"
+    else:
+        rows = mask.int().view(math.isqrt(len(mask)), -1).tolist()
+        kept = [[i, j] for i, row in enumerate(rows) for j, keep in enumerate(row) if keep]
+        text = "\n".join(" ".join(".#"[keep] for keep in row) for row in rows)
+    print(printable(f"{example.name}: {says}\n{text}"))
+    return {**line, "kept": kept}
 
 
 def printable(text):
@@ -600,58 +706,58 @@ def printable(text):
 
 
 # ---------------------------------------------------------------- 6. options
-# An option that is not given has the value of OURS, or of a recipe (by data and start), or, with
-# --paper, of PAPER: these are all points in which OURS depart from the paper and its release.
-OURS = dict(data_dir="data", masking="drop", precision="auto", lr_schedule="decay", views=1,
-            choose_by="accuracy",
-            lambda_select=None, tau_start=5.0, tau_end=0.1, schedule="cosine",
-            mask_gradient="softmax", evaluation="exact", alpha=0.5, lambda_rationale=0.5,
-            lambda_prediction=1.0, teacher_reads="student", kd_noise="shared")
-PAPER = dict(masking="zero", precision="float32", lr_schedule="constant", views=0,
-             choose_by="loss", schedule="exponential", mask_gradient="softmax",
-             evaluation="sampled", teacher_reads="student", kd_noise="independent", least_steps=0)
+# An option that is not given is as in OURS, then as in a recipe (by data and start), then, with
+# --paper, as in PAPER: written as one would type them, the last one wins. What PAPER sets, and
+# --lambda-select, are all points in which OURS depart from the paper and its release.
+OURS = """
+    --data-dir data --limit 0 --teacher-limit 0 --teacher-seed 2026 --masking drop --precision auto
+    --batch-size 64 --least-steps 0 --weight-decay 0 --dropout 0.1 --lr-schedule decay --views 1
+    --choose-by accuracy --tau-start 5 --tau-end 0.1 --schedule cosine --mask-gradient softmax
+    --evaluation exact --alpha 0.5 --lambda-rationale 0.5 --lambda-prediction 1
+    --teacher-reads student --kd-noise shared"""
+PAPER = """
+    --masking zero --precision float32 --least-steps 0 --epochs 35 --teacher-epochs 35
+    --lr-schedule constant --views 0 --choose-by loss --schedule exponential
+    --mask-gradient softmax --evaluation sampled --teacher-reads student --kd-noise independent"""
+RECIPES = {
+    "glyphs": """
+        --student vit_nano --teacher vit:48:2:3 --image-size 32 --patch-size 4 --rate 0.0625
+        --epochs 8 --teacher-epochs 8 --weight-decay 1e-3 --limit 100 --least-steps 300""",
+    "phrases": """
+        --student bert_nano --teacher bert_micro --max-length 32 --rate 0.15
+        --epochs 5 --teacher-epochs 8 --limit 250 --least-steps 500""",
+    "image pretrained": """
+        --student vit_tiny --teacher vit_base --image-size 224 --patch-size 16 --rate 0.15
+        --batch-size 32 --epochs 35 --teacher-epochs 35 --weight-decay 1e-3 --views 4""",
+    "text pretrained": """
+        --student bert_mini --teacher bert_base --max-length 256 --rate 0.10
+        --batch-size 32 --epochs 35 --teacher-epochs 35 --dropout 0.5""",
+    # A bigger teacher learned less from 2,000 or 10,000 images.
+    "image scratch": """
+        --student vit_micro --teacher vit_micro --image-size 32 --patch-size 4 --rate 0.15
+        --epochs 10 --teacher-epochs 10 --least-steps 9000 --weight-decay 1e-3 --views 100
+        --mask-gradient balanced""",
+    "text scratch": """
+        --student bert_micro --teacher bert:128:2:4 --max-length 128 --rate 0.10
+        --epochs 4 --teacher-epochs 4 --least-steps 1000""",
+}
 # The paper's lambda_select for 196 patches or 256 tokens; of other presets the last two.
 LAMBDA_SELECT = {"vit_base": 5e-3, "vit_tiny": 5e-2, "bert_base": 5e-5, "bert_tiny": 2e-4,
                  "image": 1e-2, "text": 1e-4}
 
-# least_steps: a small set is passed more often, up to so many steps, unless --epochs is given.
-SCRATCH = dict(batch_size=64, dropout=0.1, weight_decay=0.0, least_steps=0)
-PRETRAINED = dict(SCRATCH, batch_size=32, epochs=35, teacher_epochs=35)  # the paper's
-RECIPES = {
-    "glyphs": dict(
-        SCRATCH, student="vit_nano", teacher="vit:48:2:3", image_size=32, patch_size=4,
-        rate=0.0625, epochs=6, teacher_epochs=6, weight_decay=1e-3),
-    "phrases": dict(
-        SCRATCH, student="bert_nano", teacher="bert_micro", max_length=32, rate=0.15,
-        epochs=5, teacher_epochs=8),
-    "image pretrained": dict(
-        PRETRAINED, student="vit_tiny", teacher="vit_base", image_size=224, patch_size=16,
-        rate=0.15, views=4, weight_decay=1e-3),
-    "text pretrained": dict(
-        PRETRAINED, student="bert_mini", teacher="bert_base", max_length=256, rate=0.10,
-        dropout=0.5),
-    # A bigger teacher learned less from 2,000 or 10,000 images.
-    "image scratch": dict(
-        SCRATCH, student="vit_micro", teacher="vit_micro", image_size=32, patch_size=4,
-        rate=0.15, views=100, epochs=10, teacher_epochs=10, least_steps=9000, weight_decay=1e-3,
-        mask_gradient="balanced"),
-    "text scratch": dict(
-        SCRATCH, student="bert_micro", teacher="bert:128:2:4", max_length=128, rate=0.10,
-        epochs=4, teacher_epochs=4, least_steps=1000),
-}
-
-METHODS = ("cls", "re", "rekd")
+METHODS = ("cls", "kd", "re", "rekd")
 # Options that a run's folder does not bear as they are.
 COMMAND = ("dataset student method compare paper seed seeds resume out device checkpoint explain "
-           "role kind teacher_seed").split()
-PROBLEM = "data_dir limit image_size patch_size max_length rate masking precision".split()
+           "role kind sizes told").split()
+PROBLEM = "data_dir image_size patch_size max_length rate masking precision".split()
 
 
 def make_parser():
     parser = argparse.ArgumentParser(
         usage="python train.py [options]", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Defaults depend on data and start: see OURS and RECIPES in train.py.")
+        epilog=f"Options that are not given: {OURS}\nWith --paper: {PAPER}\nBy data and start: see "
+               "RECIPES in train.py.")
     parser.error = fail
 
     add = parser.add_argument_group("command").add_argument
@@ -659,7 +765,7 @@ def make_parser():
         help="glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder of --data-dir")
     add("--student", metavar="PRESET", help="of models.py, or vit:DIM:DEPTH:HEADS or bert:...")
     add("--method", choices=METHODS, help="default: rekd, of a teacher re")
-    add("--compare", action="store_true", help="train CLS, RE and REKD students and compare them")
+    add("--compare", action="store_true", help="train a student by every method and compare them")
     add("--paper", action="store_true", help="all that is not given is as in the paper")
     add("--seed", type=whole, default=2026, help="of initialisation, order, noise (default: 2026)")
     add("--seeds", type=few, default=1, help="repeat with --seed, --seed + 1, ...; the paper: 10")
@@ -670,8 +776,7 @@ def make_parser():
     add("--explain", nargs="+", metavar="FILE", help="print and picture the rationales of files")
 
     add = parser.add_argument_group("problem", "a teacher has its student's").add_argument
-    add("--data-dir", metavar="FOLDER", help="of data sets (default: data)")
-    add("--limit", type=count, help="train on a stratified sample of so many")
+    add("--data-dir", metavar="FOLDER", help="of data sets")
     add("--image-size", type=count, help="pixels a side that the model sees; the paper: 224")
     add("--patch-size", type=count, help="pixels a side of a patch; the paper: 16")
     add("--max-length", type=count, help="tokens of a text, the rest is cut; the paper: 256")
@@ -685,7 +790,11 @@ def make_parser():
     add = parser.add_argument_group("training").add_argument
     add("--init", metavar="START", help="pretrained, scratch, or a file of weights; default: "
                                         "pretrained where there are published ones")
+    add("--limit", type=whole, help="labelled examples of a student, drawn by --seed; 0: all")
+    add("--unlabelled", action="store_const", const=True,
+        help="the rest of the training set stays, without labels, for what the teacher says of it")
     add("--epochs", type=count, help="passes over the training set; the paper: 35, CLS 20")
+    add("--least-steps", type=whole, help="more epochs for a small set, unless --epochs is given")
     add("--batch-size", type=count, help="examples a step; the paper: 32")
     add("--lr", type=positive, help="of AdamW; ours: 1e-3 from scratch, else the paper's 1e-5")
     add("--lr-schedule", choices=["constant", "decay"],
@@ -700,8 +809,8 @@ def make_parser():
     add = parser.add_argument_group("rationales").add_argument
     add("--lambda-select", type=number,
         help="steer the rate by L_select, of this weight (the paper); ours: held without it")
-    add("--tau-start", type=positive, help="temperature at the first step (default: 5)")
-    add("--tau-end", type=positive, help="temperature at the last step (default: 0.1)")
+    add("--tau-start", type=positive, help="temperature at the first step")
+    add("--tau-end", type=positive, help="temperature at the last step")
     add("--schedule", choices=["cosine", "exponential", "linear", "constant"],
         help="of the temperature; ours: cosine; the paper: exponential")
     add("--mask-gradient", choices=["balanced", "softmax"],
@@ -710,9 +819,9 @@ def make_parser():
         help="masks of exactly the rate, without noise (ours), or sampled (the release)")
 
     add = parser.add_argument_group("distillation").add_argument
-    add("--alpha", type=share, help="weight of L_RE against L_KD (default: 0.5)")
-    add("--lambda-rationale", type=number, help="weight of L_KD_R in L_KD (default: 0.5)")
-    add("--lambda-prediction", type=number, help="weight of L_KD_Y in L_KD (default: 1)")
+    add("--alpha", type=share, help="weight of L_RE against L_KD")
+    add("--lambda-rationale", type=number, help="weight of L_KD_R in L_KD")
+    add("--lambda-prediction", type=number, help="weight of L_KD_Y in L_KD")
     add("--teacher-reads", choices=["teacher", "student"],
         help="whose rationale its predictor reads; the release: student")
     add("--kd-noise", choices=["shared", "independent"],
@@ -722,7 +831,8 @@ def make_parser():
     add("--teacher", metavar="PRESET", help="without --student, only the teacher is trained")
     add("--teacher-init", metavar="START", help="as --init")
     add("--teacher-epochs", type=count, help="as --epochs")
-    add("--teacher-seed", type=whole, default=2026, help="as --seed (default: 2026)")
+    add("--teacher-limit", type=whole, help="labelled examples of the teacher; 0: all")
+    add("--teacher-seed", type=whole, help="as --seed, whatever the student's")
     return parser
 
 
@@ -761,6 +871,7 @@ def parse_args():
         fail("--compare trains all methods: leave --method out")
     args.method = args.method or ("re" if is_alone else "rekd")
     args.kind = datasets.kind_of(args.dataset, args.data_dir or "data")
+    args.sizes, args.told = datasets.sizes_of(args.dataset, args.data_dir or "data")
     for key in ["max_length"] if args.kind == "image" else ["image_size", "patch_size", "views"]:
         if getattr(args, key) is not None:
             fail(f"{args.dataset} holds {args.kind}s: leave --{key.replace('_', '-')} out")
@@ -772,11 +883,16 @@ def fail(message):
     sys.exit(2)
 
 
+def parse(*lines):
+    """Lines of options, as one would type them; the last one wins."""
+    return make_parser().parse_args(" ".join(lines).split())
+
+
 def start_of(args, role):
     """Where a role's network starts: "scratch", "pretrained" or a file of weights."""
     preset = getattr(args, role)
     if role != args.role:
-        preset = preset or recipe_of(args, args.role)[role]
+        preset = preset or getattr(parse(recipe_of(args, args.role)), role)
     is_published = preset in (None, *models.HUB) and args.dataset not in datasets.BUILT_IN
     given = args.init if role == args.role else args.teacher_init
     return given or ("pretrained" if is_published else "scratch")
@@ -793,26 +909,23 @@ def make_config(args, role, method, seed, n=10**9):
     n: the number of training examples, which decides that of steps.
     """
     recipe, given = recipe_of(args, args.role), given_options(args, role)
-    config = argparse.Namespace(**dict.fromkeys(vars(args)))
-    vars(config).update(OURS, **recipe, dataset=args.dataset, kind=args.kind, role=role,
-                        method=method, seed=seed, preset=getattr(args, role) or recipe[role],
-                        init=start_of(args, role))
-    config.lr = 1e-3 if config.init == "scratch" else 1e-5  # at 1e-3, published weights are lost
+    config = parse(OURS, recipe, PAPER * args.paper)
+    preset = getattr(args, role) or getattr(config, role)
     if role == "teacher":
-        config.epochs = recipe["teacher_epochs"]
-    vars(config).update(given)
-    if args.paper:
-        vars(config).update(paper_options(config), **given)
-    config.batch_size = min(config.batch_size, n)
-    if config.batch_size % WORLD:
-        raise UserError(f"{WORLD} processes cannot share {config.batch_size} examples: choose a "
-                        f"--batch-size that {WORLD} divides")
-    config.steps = n // config.batch_size  # an incomplete batch is left out
-    if "epochs" not in given:  # a small set is passed more often, up to a hundred times
-        config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
-    config.total_steps = config.epochs * config.steps
+        config.epochs, config.limit = config.teacher_epochs, config.teacher_limit
+    elif args.paper and method == "cls":
+        config.epochs = 20
+    if start_of(args, args.role) == "scratch":
+        vars(config).update(args.sizes)
+    config.init = start_of(args, role)
+    config.lr = 1e-3 if config.init == "scratch" else 1e-5  # at 1e-3, published weights are lost
+    vars(config).update(given, role=role, method=method, preset=preset, seed=seed, kind=args.kind,
+                        dataset=args.dataset, paper=args.paper)
+    if args.paper and config.lambda_select is None:
+        config.lambda_select = paper_lambda_select(config)
+    count_steps(config, n, "epochs" in given)
 
-    name = f"{role}-{method}-{short(config.preset)}-seed{seed}" + "-paper" * args.paper
+    name = f"{role}-{method}-{short(preset)}-seed{seed}" + "-paper" * args.paper
     if recipe != recipe_of(args, role):
         name += f"-for-{start_of(args, args.role)}"  # a teacher has the recipe of its student
     for key, value in sorted(given.items()):
@@ -821,6 +934,20 @@ def make_config(args, role, method, seed, n=10**9):
         name = f"{name[:180]}-{short('/' + name)}"
     config.folder = Path(args.out, args.dataset, name)
     return config
+
+
+def count_steps(config, n, has_epochs):
+    """Of a run on n training examples."""
+    if config.limit and not config.unlabelled:
+        n = min(n, config.limit)
+    config.batch_size = min(config.batch_size, n)
+    if config.batch_size % WORLD:
+        raise UserError(f"{WORLD} processes cannot share {config.batch_size} examples: choose a "
+                        f"--batch-size that {WORLD} divides")
+    config.steps = n // config.batch_size  # an incomplete batch is left out
+    if not has_epochs:  # a small set is passed more often, up to a hundred times
+        config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
+    config.total_steps = config.epochs * config.steps
 
 
 def given_options(args, role):
@@ -832,20 +959,17 @@ def given_options(args, role):
         return given
     if role == args.role:  # its command gives it all but its preset, as --teacher
         return {key: given[key] for key in given if key != "teacher"}
-    own = {"epochs": args.teacher_epochs, "init": args.teacher_init}
+    own = {"epochs": args.teacher_epochs, "init": args.teacher_init, "limit": args.teacher_limit}
     own.update((key, given.get(key)) for key in PROBLEM)
     return {key: value for key, value in own.items() if value is not None}
 
 
-def paper_options(config):
-    """What the paper and its release have for such a run."""
-    options = dict(PAPER, epochs=20 if config.method == "cls" else 35)
+def paper_lambda_select(config):
     weight = LAMBDA_SELECT.get(config.preset, LAMBDA_SELECT[config.kind])
     if (config.preset, config.method) == ("vit_tiny", "rekd"):
         weight = 1e-2
     usual = 196 if config.kind == "image" else 256
-    options["lambda_select"] = weight * (usual / num_features(config)) ** 2  # of a squared count
-    return options
+    return weight * (usual / num_features(config)) ** 2  # L_select is of a squared count
 
 
 def short(value):
@@ -858,7 +982,8 @@ def short(value):
 
 def recorded(config):
     """The options of a run: what config.json and a checkpoint hold."""
-    return {key: value for key, value in vars(config).items() if key != "folder"}
+    return {key: value for key, value in vars(config).items()
+            if value is not None and key != "folder"}
 
 
 # ---------------------------------------------------------------- 7. start
@@ -906,14 +1031,22 @@ def weights_file(init, preset):
     return datasets.fetch_hub(models.HUB[preset], "model.safetensors", "pytorch_model.bin")
 
 
-def load_data(config, vocabulary, device):
-    """The data of the command, said in one line."""
+def load_data(args, config, vocabulary):
+    """The data of the command, and in words what a network will see of them."""
     data = datasets.load_dataset(
-        config.dataset, config.data_dir, limit=config.limit, image_size=config.image_size,
+        config.dataset, config.data_dir, image_size=config.image_size,
         patch_size=config.patch_size, max_length=config.max_length, vocab=vocabulary,
-        device=device)
-    print(f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test"
-          f", {len(data.classes)} classes, {num_features(config)} features")
+        device=args.device)
+    told = f"data: {data.name}, {len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test"
+    told += f", {len(data.classes)} classes, {num_features(config)} features"
+    if is_uneven(data):
+        counts = data.train.y.bincount().tolist()
+        told += "; " + ", ".join(f"{n} {name}" for name, n in zip(data.classes, counts))
+    if args.told:
+        told += f"; {args.told}"
+    if config.limit:
+        told += f"; {config.limit} labels for a student, drawn by --seed"
+    print(textwrap.fill(told, 99))
     return data
 
 
