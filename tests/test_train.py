@@ -45,9 +45,9 @@ def test_a_student_run_trains_its_teacher_first_and_the_next_reuses_it(run):
     assert log(student(run, "*seed7*alpha0.3*")) != log(first)
 
 
-@pytest.mark.parametrize("options", ["--limit 40", "--rate 0.3", "--patch-size 8", "--masking zero",
-                                     "--teacher vit:24:1:2", "--teacher-epochs 2",
-                                     "--teacher-seed 5", "--precision bfloat16"])
+@pytest.mark.parametrize("options", [
+    "--teacher-limit 40", "--rate 0.3", "--patch-size 8", "--masking zero",
+    "--teacher vit:24:1:2", "--teacher-epochs 2", "--teacher-seed 5", "--precision bfloat16"])
 def test_a_teacher_of_other_options_is_trained_anew(run, options):
     finished(run("--epochs 1 --teacher-epochs 1"))
     assert "is trained first" in finished(run(f"--epochs 1 --teacher-epochs 1 {options}"))
@@ -67,12 +67,13 @@ def test_compare_leaves_a_table_with_a_picture(run):
     out = finished(run("--compare --seeds 2 --epochs 1"))
     table = only("colours/compare-*2seeds.txt", run.runs).read_text()
     assert table in out and max(map(len, table.splitlines())) <= 100
-    rows = [line.split() for line in table.splitlines()[2:6]]
-    assert rows[0] == ["method", "accuracy", "rate", "F1", "parameters", "seconds"]
-    # 0.15 of 16 patches, rounded; CLS reads them all.
-    assert [(row[0], row[4]) for row in rows[1:]] == [("CLS", "1.000"), ("RE", "0.125"),
-                                                      ("REKD", "0.125")]
-    assert "95 % interval over 2 seeds" in table and "p = " in table
+    rows = [re.split(r"\s{2,}", line) for line in table.splitlines()[2:7]]
+    assert rows[0] == ["method", "accuracy", "random", "f1", "rate", "parameters", "seconds"]
+    # 0.15 of 16 patches, rounded; CLS and KD read them all.
+    assert [(row[0], row[4]) for row in rows[1:]] == [("CLS", "1.000"), ("KD", "1.000"),
+                                                      ("RE", "0.125"), ("REKD", "0.125")]
+    for base in ("RE", "KD"):
+        assert re.search(rf"REKD - {base}: .* \(95 % interval over 2 seeds; .*p = ", table)
     assert Image.open(only("colours/compare-*2seeds.png", run.runs)).size[0] > 500
 
 
@@ -89,7 +90,8 @@ def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, options, best
 
     def evaluate(*args):
         accuracy, loss = next(metrics)
-        return {"accuracy": accuracy, "eval_loss": loss, "rate_mean": 0.15}
+        return {"accuracy": accuracy, "balanced_accuracy": accuracy, "eval_loss": loss,
+                "rate_mean": 0.15, "confusion": [], "examples": 9}
     monkeypatch.setattr(train, "evaluate", evaluate)
     finished(run(f"--method re {options}"))
     assert read(student(run) / "best.pt")["epoch"] == best
@@ -231,13 +233,16 @@ def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
 
 def test_a_teacher_is_asked_once_a_view(run, monkeypatch):
     asked, original = [], rekd.teacher_outputs
-    monkeypatch.setattr(rekd, "teacher_outputs", lambda teacher, x, reads: (
-        asked.append(len(x)) or original(teacher, x, reads)))
+    monkeypatch.setattr(rekd, "teacher_outputs", lambda teacher, x: (
+        asked.append(len(x)) or original(teacher, x)))
     finished(run("--seeds 2 --epochs 4 --views 2"))
     assert sum(asked) == 2 * 48
     asked.clear()
-    finished(run("--seeds 2 --epochs 4", "words"))
+    finished(run("--compare --epochs 4", "words"))  # once for KD and REKD
     assert sum(asked) == 32
+    asked.clear()
+    finished(run("--seeds 2 --epochs 4 --limit 16", "words"))  # about the rows in use
+    assert sum(asked) == 2 * 16
 
 
 def test_evaluation_is_repeatable_and_leaves_the_mode_as_it_was(folders):
@@ -245,7 +250,7 @@ def test_evaluation_is_repeatable_and_leaves_the_mode_as_it_was(folders):
     dataset = data.load_dataset("colours", folders, **shape)
     model = models.build(preset="vit:8:1:1", method="re", num_classes=3, dropout=0.9, **shape)
     config = SimpleNamespace(method="re", precision="float32", seed=1, rate=0.3, tau_end=0.1,
-                             lambda_select=0.01, evaluation="exact")
+                             lambda_select=0.01, evaluation="exact", batch_size=16)
     found = {}
     for evaluation in ("exact", "sampled"):
         for mode in (True, False):
@@ -257,6 +262,90 @@ def test_evaluation_is_repeatable_and_leaves_the_mode_as_it_was(folders):
     assert found["exact", True]["rate_mean"] != found["sampled", True]["rate_mean"]
     config.seed = 2
     assert train.evaluate(model, dataset, dataset.test, config) != found["sampled", True]
+
+
+# ---------------------------------------------------------------- labels, and what they are worth
+def test_the_seed_draws_the_labels_and_the_teacher_has_all(run, monkeypatch):
+    seen, original = {}, rekd.kd_losses
+    monkeypatch.setattr(rekd, "kd_losses", lambda model, teacher, x, y, **options: (
+        seen.setdefault(len(seen), y.tolist()) and original(model, teacher, x, y, **options)))
+    finished(run("--method kd --limit 6 --seeds 2 --epochs 1", "words"))
+    assert [len(y) for y in seen.values()] == [6, 6]  # a step each
+    folders = sorted((run.runs / "words").glob("student-kd-*"))
+    first, second = (read(folder / "result.json") for folder in folders)
+    assert first["fingerprint"] != second["fingerprint"]
+    teacher = read(only("words/teacher-*", run.runs) / "config.json")
+    assert (teacher["limit"], read(folders[0] / "config.json")["limit"]) == (0, 6)
+
+
+def noting(step, ys):
+    """A step's function, which notes the classes of each batch."""
+    def noted(*args, **options):
+        ys.append(next(x for x in args if torch.is_tensor(x) and x.ndim == 1))
+        return step(*args, **options)
+    return noted
+
+
+def test_without_labels_the_rest_is_still_taught(run, monkeypatch):
+    """40 texts of 2 classes, 32 to train on; all pass in an epoch, 8 of them with a label."""
+    seen = {name: [] for name in ("cls_losses", "kd_losses", "re_losses", "rekd_losses")}
+    for name, ys in seen.items():
+        monkeypatch.setattr(rekd, name, noting(getattr(rekd, name), ys))
+    finished(run("--compare --limit 8 --unlabelled --epochs 2 --teacher-epochs 1", "words"))
+    for name in ("kd_losses", "rekd_losses"):
+        y = torch.cat(seen[name])
+        assert len(y) == 2 * 32 and (y >= 0).sum() == 2 * 8
+    for name in ("cls_losses", "re_losses"):  # as many steps, on labels alone
+        y = torch.cat(seen[name][-4:])
+        assert len(y) == 2 * 32 and (y >= 0).all()
+    assert all(line["loss"] > 0 for line in log(student(run, "kd-*", "words")))
+
+
+def test_class_counts_by_hand():
+    """Of class 0 two of three are found, of class 1 none of one, of class 2 there is none."""
+    found = train.class_counts(torch.tensor([0, 0, 1, 0]), torch.tensor([0, 0, 0, 1]), 3)
+    assert found["confusion"] == [[2, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert found["recall"] == pytest.approx([2 / 3, 0, 0])
+    assert (found["accuracy"], found["balanced_accuracy"]) == pytest.approx((1 / 2, 1 / 3))
+
+
+@pytest.mark.parametrize("random, said", [(0.5, False), (0.79, True), (0.9, True)])
+def test_a_rationale_that_is_worth_no_more_than_random_features_is_told(random, said):
+    """Of 1,000 examples with .8, two standard errors of a difference are .036."""
+    lines = train.verdict("re", [{"test": {"accuracy": 0.8, "random": random, "examples": 1000}}])
+    assert bool(lines) == said and "no more than random" in "".join(lines) + "no more than random"
+    assert train.verdict("cls", [{"test": {"accuracy": 0.8, "examples": 1000}}]) == []
+
+
+def test_random_masks_keep_as_many_features_and_tell_less(folders):
+    """A predictor that counts what it sees of the first feature: by chance a quarter of the time"""
+    shape = dict(image_size=16, patch_size=4)
+    dataset = data.load_dataset("colours", folders, **shape)
+    model = models.build(preset="vit:8:1:1", method="re", num_classes=3, rate=0.25, **shape)
+    counts = []
+    model.predictor.register_forward_hook(lambda _, given, out: counts.append(given[1].sum(1)))
+    config = SimpleNamespace(method="re", precision="float32", seed=1, rate=0.25, tau_end=0.1,
+                             lambda_select=None, evaluation="exact", batch_size=16)
+    found = train.evaluate(model, dataset, dataset.test, config)
+    assert len(counts) == 2 and counts[0].tolist() == counts[1].tolist() == [4] * 24
+    assert 0 <= found["random"] <= 1
+
+
+def test_a_student_that_is_its_own_teacher_is_trained_once(run):
+    same = "--student vit:16:1:2 --teacher vit:16:1:2 --image-size 16 --patch-size 4 --epochs 10"
+    out = finished(run(f"{same} --compare --teacher-epochs 10", small="none"))
+    assert "finished before" in out and not list(run.runs.glob("*/student-re-*"))
+    assert len(re.findall("^RE  ", out, re.M)) == 1
+
+
+def test_uneven_classes_are_told_and_chosen_by_their_recalls(run, folders, tmp_path):
+    root = shutil.copytree(folders, tmp_path / "mine")
+    for path in sorted((root / "words" / "train" / "bad").iterdir())[5:]:
+        path.unlink()
+    out = finished(run(f"--method re --data-dir {root}", "words"))
+    assert re.search(r"4 bad, 16 good", " ".join(out.split())) and "balanced" in out
+    result = read(student(run, dataset="words") / "result.json")["test"]
+    assert result["balanced_accuracy"] == pytest.approx(sum(result["recall"]) / 2)
 
 
 # ---------------------------------------------------------------- options
@@ -272,8 +361,9 @@ def configs(options, method="rekd"):
 def test_paper_sets_every_departure_for_student_and_teacher():
     student, teacher = configs("--paper --dataset cifar10 --student vit_tiny")
     for config in (student, teacher):
-        for key, value in train.PAPER.items():
-            assert getattr(config, key) == value
+        for key, value in vars(train.parse(train.PAPER)).items():
+            if key not in train.COMMAND and value is not None:
+                assert getattr(config, key) == value
         assert config.epochs == 35 and config.lr == 1e-5 and config.batch_size == 32
     assert (student.lambda_select, teacher.lambda_select) == (1e-2, 5e-3)  # tiny's REKD, base's RE
     assert "-paper" in student.folder.name and "-paper" in teacher.folder.name
@@ -306,13 +396,12 @@ def test_each_network_has_the_learning_rate_of_its_own_start(options, rates):
 
 def test_two_sets_of_options_never_share_a_folder():
     long = "/home/somebody/with/a/long/path/to/their/weights/model.safetensors"
+    many = ("--rate 0.3 --lambda-select 1e-2 --masking zero --lr 1e-5 --schedule exponential "
+            f"--lr-schedule constant --precision float32 --dropout 0.5 --init {long}")
     options = ["", "--rate 0.3", "--rate 0.31", "--paper", "--lambda-select 0.01", f"--init {long}",
                f"--init /other{long}", "--init a_b", "--init a/b", "--alpha 0.3", "--limit 40",
-               "--teacher vit_micro", "--teacher-epochs 3", "--epochs 3", "--masking zero",
-               "--rate 0.3 --lambda-select 1e-2 --masking zero --lr 1e-5 --schedule exponential "
-               f"--lr-schedule constant --precision float32 --dropout 0.5 --init {long} --views 3",
-               "--rate 0.3 --lambda-select 1e-2 --masking zero --lr 1e-5 --schedule exponential "
-               f"--lr-schedule constant --precision float32 --dropout 0.5 --init {long} --views 4"]
+               "--teacher vit_micro", "--teacher-epochs 3", "--teacher-seed 3", "--unlabelled",
+               "--epochs 3", "--masking zero", f"{many} --views 3", f"{many} --views 4"]
     names = [configs(option)[0].folder.name for option in options]
     assert len({*names}) == len(names) and max(map(len, names)) <= 200
     assert not any("/" in name for name in names)
@@ -322,14 +411,17 @@ def test_two_sets_of_options_never_share_a_folder():
     assert mixed.image_size != alone.image_size and mixed.folder != alone.folder
 
 
-def test_every_option_has_a_help_and_the_defaults_are_options():
+def test_every_option_has_a_help_and_each_line_of_defaults_is_of_options():
     actions = train.make_parser()._actions
     assert all(action.help for action in actions)
     names = {action.dest for action in actions}
-    extra = {"teacher_epochs", "least_steps"}
-    for table in (train.OURS, train.PAPER, *train.RECIPES.values()):
-        assert table.keys() <= names | extra
-    assert {*train.COMMAND} <= names | {"role", "kind"} and {*train.PROBLEM} <= names
+    assert {*train.COMMAND} <= names | {"role", "kind", "sizes", "told"}
+    assert {*train.PROBLEM} <= names
+    for recipe in train.RECIPES.values():  # with a recipe, nothing that a run needs is missing
+        options = vars(train.parse(train.OURS, recipe))
+        may_miss = {"init", "lr", "lambda_select", "unlabelled", "teacher_init", "image_size",
+                    "patch_size", "max_length", "teacher_checkpoint", *train.COMMAND}
+        assert not [key for key in options if options[key] is None and key not in may_miss]
 
 
 # ---------------------------------------------------------------- pages, --explain
@@ -346,22 +438,33 @@ def test_a_page_marks_what_was_selected_of_the_text_as_it_was_written():
     assert "\x1b" not in train.printable("\x1b[2J\a\r") and train.printable("a\nb") == "a\nb"
 
 
-def test_explain_shows_your_own_files(run, tmp_path):
+def test_explain_answers_files_and_folders(run, tmp_path):
     finished(run("--method re", "words"))
+    (folder := tmp_path / "mine").mkdir()
     written = "<script>alert('Good')</script>  A GOOD film, gr\u00fc\u00dfe \x1b[2J\a" + "so " * 50
-    (own := tmp_path / "mine.txt").write_text(written, "utf-8")
+    (folder / "a.txt").write_text(written, "utf-8")
+    (folder / "b.txt").write_bytes(b"")
+    (folder / "c.txt").write_text("nothing that was ever read before, elsewhere")
     best = student(run, dataset="words") / "best.pt"
-    out = finished(run(f"--explain {own} --checkpoint {best}", small="none"))
-    assert re.search(r"mine.txt: (good|bad) \d+%", out) and "(not read: " in out and "[" in out
-    assert not {"\x1b", "\a"} & set(out)
+    found = run(f"--explain {folder} --checkpoint {best}", small="none")
+    assert found.code == 2 and "b.txt is empty" in found.err  # the others are answered
+    assert re.search(r"a.txt: (good|bad) \d+%", found.out) and "(not read: " in found.out
+    assert "c.txt" in found.out and "the vocabulary lacks" in found.out
+    assert not {"\x1b", "\a"} & set(found.out)
     page = (run.runs / "explained.html").read_text("utf-8")
     assert "<script" not in page and "alert(" in page
+    lines = [json.loads(line) for line in (run.runs / "explained.jsonl").read_text().splitlines()]
+    assert [line["file"][-5:] for line in lines] == ["a.txt", "c.txt"]
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1)
+    assert lines[0]["class"] in ("good", "bad") and len(lines[0]["kept"]) == 8  # .2 of 38
 
     finished(run("--method re"))
     Image.new("RGB", (50, 20)).save(tmp_path / "mine.png")
     best = student(run) / "best.pt"
     out = finished(run(f"--explain {tmp_path}/mine.png --checkpoint {best}", small="none"))
     assert re.search(r"mine.png: (red|green|blue) \d+%\n([#.] ){3}[#.]\n", out)
+    [line] = map(json.loads, (run.runs / "explained.jsonl").read_text().splitlines())
+    assert len(line["kept"]) == 2 and max(max(line["kept"])) <= 3  # rows and columns of patches
     Image.open(run.runs / "explained.png").verify()
 
 
@@ -377,6 +480,7 @@ ALONE = "without --student only the teacher is trained"
     ("--epochs 1.5", "must be a whole number from 1"), ("--rate nan", "--rate: must be a number"),
     ("--tau-end 0", "--tau-end: must be"), ("--epoch 3", "unrecognized arguments"),
     ("--student vit:8:1:1 --method cls --limit 2", "some of 3 classes have no training"),
+    ("--limit -1", "--limit: must be a whole number from 0"),
     ("--compare --method re", "leave --method out"), ("--device quantum", "no device 'quantum'"),
     ("--teacher-checkpoint nowhere.pt", "cannot read the checkpoint nowhere.pt"),
     ("--resume", "nothing to resume"), ("--student bert_nano", "bert_nano does not read images"),
@@ -459,8 +563,8 @@ def test_the_four_files_are_the_whole_program(tmp_path):
         command = [sys.executable, "train.py", *options.split()]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
                               text=True, check=True).stdout
-    out = run("--compare --limit 64 --epochs 1 --teacher-epochs 1")
-    assert re.findall("^(CLS|RE|REKD)  ", out, re.M) == ["CLS", "RE", "REKD"]
+    out = run("--compare --teacher-limit 64 --epochs 1 --teacher-epochs 1")
+    assert re.findall("^(CLS|KD|RE|REKD)  ", out, re.M) == ["CLS", "KD", "RE", "REKD"]
     best = only("runs/glyphs/student-rekd-*/best.pt", tmp_path)
     assert "digit.png: " in run(f"--explain digit.png --checkpoint {best}")
     only("runs/explained.png", tmp_path)
