@@ -16,7 +16,6 @@ This file imports no other file of the repository and can be copied alone. See i
     python train.py
 """
 
-import glob
 import hashlib
 import math
 import os
@@ -239,7 +238,7 @@ def text_split(examples, tokenizer, max_length):
     ids = [tokenizer.encode(text, max_length) for text in texts]
     if truth is not None:
         truth = [true_tokens(tokenizer.spans(text), true) for text, true in zip(texts, truth)]
-        truth = padded(truth, max_length).bool()
+        truth = padded([row[:max_length - 1] for row in truth], max_length).bool()  # no [SEP]
     lengths = torch.tensor([len(row) for row in ids])
     return Split(padded(ids, max_length), examples.y, truth, lengths, texts)
 
@@ -318,7 +317,9 @@ def read_image(path, size=None, background="white"):
 
 def to_rgb(image, background):
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        pixels, clear = np.asarray(image), image.info.get("transparency")
+        alpha = np.full(pixels.shape, 255) if clear is None else 255 * (pixels != clear)
+        image = Image.fromarray(np.stack([pixels // 257, alpha], -1).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         behind = Image.new("RGBA", image.size, background)  # under transparent pixels lies anything
         image = Image.alpha_composite(behind, image.convert("RGBA"))
@@ -459,13 +460,14 @@ def chunk_words(chunk):
 
 
 def read_text(path):
-    """A UTF-8 file -> its text; bytes that cannot be decoded become U+FFFD. An empty or binary one
-    is a UserError."""
+    """A UTF-8 file -> its text; bytes that cannot be decoded become U+FFFD. An empty or binary one,
+    and one that loses more than a tenth so, is a UserError."""
     try:
         text = Path(path).read_bytes().decode(errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if not text.strip() or "\0" in text:  # pictures and UTF-16 hold the byte 0
+    is_lost = text.count("\ufffd") > len(text) / 10
+    if not text.strip() or "\0" in text or is_lost:  # pictures and UTF-16 hold the byte 0
         raise UserError(f"{path} is empty or no text in UTF-8: give it a text, or remove it")
     return text
 
@@ -493,6 +495,11 @@ def read_folder(folder, image_size=32):
         raise UserError(f"{folder} has the class folders {classes} in train and {in_test} in test: "
                         f"they must be the same, and at least two")
     paths = train + test
+    files = {path for part in ("train", "test") for path in (folder / part).rglob("[!.]*")}
+    skipped = sorted(path for path in files - {*paths} if not path.is_dir())
+    if skipped:
+        print(f"skipped {len(skipped)} files (first: {skipped[0]}): no {kind}s, or not right in a "
+              "class folder", file=sys.stderr)
     inputs = read_images(paths, image_size) if kind == "image" else read_texts(paths)
     truth = read_truth(folder, paths, inputs) if (folder / "truth").is_dir() else None
     y = torch.tensor([classes.index(path.parent.name) for path in paths])
@@ -512,8 +519,8 @@ def read_truth(folder, paths, inputs):
             truth.append([stretch for line in excerpts
                           for stretch in occurrences(line, input, place)])
         else:
-            place = next(place.parent.glob(glob.escape(place.stem) + ".*"), None)
-            truth.append(true_pixels(place, path, input.shape[-1]))
+            same = [other for other in place.parent.glob("*") if other.stem == place.stem]
+            truth.append(true_pixels(same[0] if same else None, path, input.shape[-1]))
     return truth if isinstance(truth[0], list) else torch.stack(truth)
 
 
@@ -561,7 +568,7 @@ def sizes_of(name, data_dir="data"):
     kind = kind_of(name, data_dir)
     paths = list_files(folder / "train", kind)
     if kind == "image":
-        sides = [size for path in paths for size in image_sizes(path)]
+        sides = [size for path in paths for size in image_sizes(path)] or [32]
         image_size, patch_size = (64, 8) if statistics.median(sides) > 48 else (32, 4)
         return {"image_size": image_size, "patch_size": patch_size}, (
             f"images of {min(sides)} to {max(sides)} pixels a side, read as {image_size} x "
@@ -655,8 +662,8 @@ def fetch_hub(repo, *filenames):
 def download(url, path):
     print(f"downloading {url}", file=sys.stderr)
     with urllib.request.urlopen(url, timeout=30) as response:
-        bar = tqdm.wrapattr(response, "read", total=response.length, disable=None)
-        write_atomically(path, lambda file: shutil.copyfileobj(bar, file))
+        with tqdm.wrapattr(response, "read", total=response.length, disable=None) as bar:
+            write_atomically(path, lambda file: shutil.copyfileobj(bar, file))
         if response.length:  # bytes that did not come
             raise OSError("the connection was cut")
 
@@ -712,7 +719,7 @@ FONT = """
 """
 
 
-def glyphs(n, seed, distractors=3):
+def glyphs(n, seed, distractors=5):
     """n images of 32 x 32 -> Examples. The label is the one small digit; its 8 x 8 px (2 x 2
     patches of 4 px) are the truth.
 

@@ -1,7 +1,7 @@
 """Train rationale models: a teacher, and students that learn from it (REKD, arXiv 2601.22531).
 
     python train.py                                          a teacher, then its REKD student
-    python train.py --compare                                CLS, RE and REKD students in one table
+    python train.py --compare                                CLS, KD, RE, REKD students in one table
     python train.py --compare --seeds 6                      mean +- std over seeds, and a test
     python train.py --dataset phrases --compare              the same for text
     python train.py --dataset cifar10 --student vit_tiny     the paper's student; its teacher first
@@ -9,14 +9,14 @@
     python train.py --paper --compare --seeds 10 --dataset cifar10 --student vit_tiny
                                                              every point as in the paper
     torchrun --nproc_per_node=4 train.py --dataset cifar10   on four GPUs
-    python train.py --explain FILE ... --checkpoint runs/.../best.pt    your own images or texts
+    python train.py --explain FILE_OR_FOLDER ... --checkpoint runs/.../best.pt
 
-Three kinds of model are compared. CLS: the predictor alone, on the whole input. RE: generator and
-predictor, trained by L_RE. REKD: the same, trained by L_REKD with a frozen RE teacher. Without
---dataset, the data is the built-in glyphs: --compare takes a minute or two on two CPU cores. A run
-leaves its options, log, best.pt, result and a picture in
-runs/<dataset>/<role>-<method>-<preset>-seed<k>-<options that differ from the default>/; --resume
-goes on after an interruption.
+Four kinds of model are compared. CLS: the predictor alone, on the whole input. KD: the same, taught
+by the teacher's predictions (ordinary distillation). RE: generator and predictor, trained by L_RE.
+REKD: the same, trained by L_REKD with a frozen RE teacher. Without --dataset, the data is the
+built-in glyphs; --compare takes a minute on two CPU cores. A run leaves its options, log, best.pt,
+result and a picture in runs/<dataset>/<role>-<method>-<preset>-seed<k>-<options that were given>/;
+--resume goes on after an interruption.
 
 The training loop comes first; then one run, its teacher, the experiment, what is shown, options.
 """
@@ -714,7 +714,7 @@ OURS = """
     --batch-size 64 --least-steps 0 --weight-decay 0 --dropout 0.1 --lr-schedule decay --views 1
     --choose-by accuracy --tau-start 5 --tau-end 0.1 --schedule cosine --mask-gradient softmax
     --evaluation exact --alpha 0.5 --lambda-rationale 0.5 --lambda-prediction 1
-    --teacher-reads student --kd-noise shared"""
+    --teacher-reads teacher --kd-noise shared"""
 PAPER = """
     --masking zero --precision float32 --least-steps 0 --epochs 35 --teacher-epochs 35
     --lr-schedule constant --views 0 --choose-by loss --schedule exponential
@@ -722,10 +722,10 @@ PAPER = """
 RECIPES = {
     "glyphs": """
         --student vit_nano --teacher vit:48:2:3 --image-size 32 --patch-size 4 --rate 0.0625
-        --epochs 8 --teacher-epochs 8 --weight-decay 1e-3 --limit 100 --least-steps 300""",
+        --epochs 6 --teacher-epochs 5 --weight-decay 1e-3 --limit 100 --least-steps 300""",
     "phrases": """
         --student bert_nano --teacher bert_micro --max-length 32 --rate 0.15
-        --epochs 5 --teacher-epochs 8 --limit 250 --least-steps 500""",
+        --epochs 5 --teacher-epochs 4 --limit 250 --least-steps 300""",
     "image pretrained": """
         --student vit_tiny --teacher vit_base --image-size 224 --patch-size 16 --rate 0.15
         --batch-size 32 --epochs 35 --teacher-epochs 35 --weight-decay 1e-3 --views 4""",
@@ -795,7 +795,7 @@ def make_parser():
         help="the rest of the training set stays, without labels, for what the teacher says of it")
     add("--epochs", type=count, help="passes over the training set; the paper: 35, CLS 20")
     add("--least-steps", type=whole, help="more epochs for a small set, unless --epochs is given")
-    add("--batch-size", type=count, help="examples a step; the paper: 32")
+    add("--batch-size", type=count, help="examples a step, fewer of a small set; the paper: 32")
     add("--lr", type=positive, help="of AdamW; ours: 1e-3 from scratch, else the paper's 1e-5")
     add("--lr-schedule", choices=["constant", "decay"],
         help="constant (the paper), or down to 0 over the last 40 %% of the steps (ours)")
@@ -823,7 +823,8 @@ def make_parser():
     add("--lambda-rationale", type=number, help="weight of L_KD_R in L_KD")
     add("--lambda-prediction", type=number, help="weight of L_KD_Y in L_KD")
     add("--teacher-reads", choices=["teacher", "student"],
-        help="whose rationale its predictor reads; the release: student")
+        help="whose rationale its predictor reads: its own (ours, the paper's figure), or its "
+             "student's (the release)")
     add("--kd-noise", choices=["shared", "independent"],
         help="Gumbel noise of teacher and student in L_KD_R; the release: independent")
 
@@ -923,7 +924,7 @@ def make_config(args, role, method, seed, n=10**9):
                         dataset=args.dataset, paper=args.paper)
     if args.paper and config.lambda_select is None:
         config.lambda_select = paper_lambda_select(config)
-    count_steps(config, n, "epochs" in given)
+    count_steps(config, n, given)
 
     name = f"{role}-{method}-{short(preset)}-seed{seed}" + "-paper" * args.paper
     if recipe != recipe_of(args, role):
@@ -936,16 +937,19 @@ def make_config(args, role, method, seed, n=10**9):
     return config
 
 
-def count_steps(config, n, has_epochs):
-    """Of a run on n training examples."""
+def count_steps(config, n, given):
+    """Of a run on n training examples. A small set is passed more often and in smaller batches,
+    unless the command line says otherwise."""
     if config.limit and not config.unlabelled:
         n = min(n, config.limit)
     config.batch_size = min(config.batch_size, n)
+    if "batch_size" not in given:  # four batches at least, each a multiple of 8
+        config.batch_size = min(config.batch_size, 8 * max(n // 32, 1))
     if config.batch_size % WORLD:
         raise UserError(f"{WORLD} processes cannot share {config.batch_size} examples: choose a "
                         f"--batch-size that {WORLD} divides")
     config.steps = n // config.batch_size  # an incomplete batch is left out
-    if not has_epochs:  # a small set is passed more often, up to a hundred times
+    if "epochs" not in given:
         config.epochs = max(config.epochs, min(config.least_steps // config.steps, 100))
     config.total_steps = config.epochs * config.steps
 
