@@ -570,15 +570,13 @@ def sizes_of(name, data_dir="data"):
     if kind == "image":
         sides = [size for path in paths for size in image_sizes(path)] or [32]
         image_size, patch_size = (64, 8) if statistics.median(sides) > 48 else (32, 4)
-        return {"image_size": image_size, "patch_size": patch_size}, (
-            f"images of {min(sides)} to {max(sides)} pixels a side, read as {image_size} x "
-            f"{image_size} in patches of {patch_size}")
+        told = f"images of {min(sides)} to {max(sides)} pixels a side"
+        return {"image_size": image_size, "patch_size": patch_size}, told
     some = paths[::math.ceil(len(paths) / 2000)]
     lengths = sorted(len(WordPiece.words(read_text(path))) + 2 for path in some)
     longest = lengths[math.ceil(0.95 * len(lengths)) - 1]
     max_length = min(16 * math.ceil(longest / 16), 128)
-    return {"max_length": max_length}, (
-        f"95 % of the texts have at most {longest} tokens, max length {max_length}")
+    return {"max_length": max_length}, f"95 % of the texts have at most {longest} tokens"
 
 
 def image_sizes(path):

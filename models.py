@@ -403,6 +403,8 @@ def load(path, device="cpu"):
         with torch.device("meta"):  # shapes alone: no weights are drawn only to be replaced
             model = build(**info["model"])
         model.load_state_dict(info.pop("weights"), assign=True)
+        missing = {"config", "classes", "input", "metric", "fingerprint"} - info.keys()
+        require(not missing, f"it lacks {', '.join(missing)}")
     except Exception as error:
         reason = str(error).partition("\n")[0]  # PyTorch's have many lines
         raise UserError(f"{path} is no best.pt of a finished run ({reason}): give one") from None

@@ -161,8 +161,9 @@ def evaluate(model, data, split, config):
     if is_random_told:
         result["random"] = (by_chance.argmax(1) == split.y).double().mean().item()
     if split.truth is not None and selects:
-        known = split.truth.any(1)  # of your own data, some examples may have none
-        result.update(rekd.agreement(mask[known], split.truth[known], selectable[known]))
+        known = split.truth.any(1)  # of your own data, some examples or all may have none
+        if known.any():
+            result.update(rekd.agreement(mask[known], split.truth[known], selectable[known]))
     return result
 
 
@@ -203,7 +204,7 @@ def train(config, teacher, data, is_resumed, progress):
     if is_finished(folder):
         print(f"{folder}: finished before")
         progress.total -= config.total_steps
-        return check_origin(folder, json.loads((folder / "result.json").read_text()), origin)
+        return check_origin(folder, read_json(folder / "result.json"), origin)
     torch.manual_seed(config.seed)
     model, model_args = make_model(config, len(data.classes), data.input.get("vocabulary"))
     model.to(device)
@@ -284,7 +285,7 @@ def open_run(config, is_resumed):
     if not is_resumed:
         for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
-    elif path.exists() and json.loads(path.read_text()) != options:
+    elif path.exists() and read_json(path) != options:
         raise UserError(f"{folder} is of other options or data: remove it, or choose another --out")
     write_text(path, json.dumps(options, indent=1) + "\n")
     return lock
@@ -307,9 +308,16 @@ def resume(folder, model, optimizer, origin):
     return last["log"], last["best"]
 
 
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is damaged: remove it") from None
+
+
 def check_origin(folder, found, expected):
     """A run goes on only with the data and under the teacher that it began with -> found."""
-    if found["fingerprint"] != expected["fingerprint"]:
+    if found.get("fingerprint") != expected["fingerprint"]:
         raise UserError(f"{folder} was begun on other data: remove it, or choose another --out")
     if found["teacher"] and found["teacher"]["sha256"] != expected["teacher"]["sha256"]:
         raise UserError(f"{folder} was begun under another teacher: leave --resume out")
@@ -389,9 +397,9 @@ def get_teacher(path, config, data):
 # ---------------------------------------------------------------- 4. the experiment
 def experiment(args):
     """What the command names: a teacher where one is needed, then methods x seeds, then a table."""
+    teachers, runs = plan(args)
     if RANK > 0:
         wait()  # for what the first process downloads and the others then find
-    teachers, runs = plan(args)
     data = load_data(args, runs[0], check_start(args, teachers, runs))
     if RANK == 0:
         wait()
@@ -403,12 +411,16 @@ def experiment(args):
         path = config.folder / "best.pt"
         if not path.exists():
             others = [folder.name for folder in config.folder.parent.glob("teacher-*")]
-            print(f"teacher: {config.folder.name} is trained first, there are {others or 'none'}")
+            print(f"teacher: {config.folder.name} is trained first; other teachers here: "
+                  f"{', '.join(others) or 'none'}")
         train(config, None, data, True, progress)  # nothing to do where it is finished
     is_taught = runs[-1].method in ("kd", "rekd")
     teacher = get_teacher(path, runs[0], data) if is_taught else None
     # Where student and teacher would be the same run, it was trained already.
-    runs = [next((its for its in teachers if is_same_run(config, its)), config) for config in runs]
+    for i, config in enumerate(runs):
+        if teachers and is_same_run(config, teachers[0]):
+            print(f"student RE seed {config.seed} is the same run as the teacher")
+            runs[i] = teachers[0]
     results = []
     for config in runs:
         its_teacher = teacher if config.method in ("kd", "rekd") else None
@@ -420,7 +432,9 @@ def experiment(args):
     text = table(title, data, runs, results)
     print(f"\n{text}\n")
     if args.compare:
-        path = str(runs[-1].folder).replace("student-rekd", "compare") + f"-{args.seeds}seeds"
+        last = runs[len(METHODS) - 1].folder  # REKD's of the first seed
+        name = last.name.replace("student-rekd", "compare", 1)
+        path = last.with_name(f"{name}-{args.seeds}seeds")
         write_text(f"{path}.txt", text + "\n")
         compare(path, runs[:len(METHODS)], teacher, data)
 
@@ -478,8 +492,11 @@ def table(title, data, runs, results):
         if base in by_method and "rekd" in by_method:
             lines.append(gain(f"REKD - {base.upper()}", by_method["rekd"], by_method[base]))
     for method, found in by_method.items():
+        recalls = zip(data.classes, *(result["test"]["recall"] for result in found))
+        missed = [name for name, *recall in recalls if not any(recall)]
+        lines += [f"{method.upper()} never finds: {', '.join(missed)}"] if missed else []
         lines += verdict(method, found)
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def is_uneven(data):
@@ -489,7 +506,7 @@ def is_uneven(data):
 
 
 def verdict(method, results):
-    """In words, where a rationale is worth no more than random features of the same number."""
+    """In words, where a rationale has no clear gain over as many random features."""
     tests = [result["test"] for result in results if "random" in result["test"]]
     if not tests:
         return []
@@ -498,7 +515,7 @@ def verdict(method, results):
     error = (2 * own * (1 - own) / sum(test["examples"] for test in tests)) ** 0.5
     if own > by_chance + 2 * error:
         return []
-    return [f"{method.upper()}: its rationales are worth no more than random features "
+    return [f"{method.upper()}: its rationales are not clearly better than random features "
             f"({own:.3f} against {by_chance:.3f})."]
 
 
@@ -571,7 +588,7 @@ def readings(example, networks, classes):
     for name, network in networks.items():
         out = network.eval()(example.x)
         confidence, label = out.logits[0].float().softmax(-1).max(-1)
-        says = f"{classes[label]} {confidence:.0%}"
+        says = f"{classes[label]}, {confidence:.0%}"
         if example.label not in ("", classes[label]):
             says = f"WRONG: {says}"
         found.append((name, says, out.mask[0].cpu()))
@@ -586,7 +603,7 @@ def show(path, networks, examples, info):
     else:
         path = f"{path}.png"
         picture(path, networks, examples, info["classes"])
-    print(f"picture: {path}")
+    print(f"rationales: {path}")
 
 
 def picture(path, networks, examples, classes, side=128):
@@ -668,8 +685,8 @@ def explain(args):
     if examples:
         write_text(out / "explained.jsonl", "\n".join(lines) + "\n")
         show(out / "explained", networks, examples[:64], info)
-    if not is_whole:
-        sys.exit(2)
+    if not examples or not is_whole:
+        fail(f"{len(examples)} of the files were read")
 
 
 def files_of(paths):
@@ -689,7 +706,7 @@ def explained(example, model, networks, info):
     """Print one -> its line in explained.jsonl."""
     [(_, says, mask)] = readings(example, networks, info["classes"])
     probabilities = model(example.x).logits[0].float().softmax(-1).tolist()
-    line = {"file": example.name, "class": says.rpartition(" ")[0],
+    line = {"file": example.name, "class": says.rpartition(",")[0],
             "probabilities": dict(zip(info["classes"], probabilities))}
     if info["input"]["kind"] == "text":
         words = datasets.WordPiece(info["input"]["vocabulary"])
@@ -771,7 +788,7 @@ def make_parser():
     add("--dataset", default="glyphs",
         help="glyphs, phrases, cifar10, cifar100, cifar100_coarse, imdb, or a folder of --data-dir")
     add("--student", metavar="PRESET", help="of models.py, or vit:DIM:DEPTH:HEADS or bert:...")
-    add("--method", choices=METHODS, help="default: rekd, of a teacher re")
+    add("--method", choices=METHODS, help="what to train (default: rekd)")
     add("--compare", action="store_true", help="train a student by every method and compare them")
     add("--paper", action="store_true", help="all that is not given is as in the paper")
     add("--seed", type=whole, default=2026, help="of initialisation, order, noise (default: 2026)")
@@ -782,7 +799,7 @@ def make_parser():
     add("--checkpoint", metavar="FILE", help="best.pt of a finished run, for --explain")
     add("--explain", nargs="+", metavar="FILE", help="print and picture the rationales of files")
 
-    add = parser.add_argument_group("problem", "a teacher has its student's").add_argument
+    add = parser.add_argument_group("problem", "of a teacher and its student").add_argument
     add("--data-dir", metavar="FOLDER", help="of data sets")
     add("--image-size", type=count, help="pixels a side that the model sees; the paper: 224")
     add("--patch-size", type=count, help="pixels a side of a patch; the paper: 16")
@@ -807,7 +824,7 @@ def make_parser():
     add("--lr-schedule", choices=["constant", "decay"],
         help="constant (the paper), or down to 0 over the last 40 %% of the steps (ours)")
     add("--weight-decay", type=number, help="of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
-    add("--dropout", type=number, help="in the heads; the paper: .1 for ViT, .5 for BERT")
+    add("--dropout", type=below_one, help="in the heads; the paper: .1 for ViT, .5 for BERT")
     add("--views", type=whole, help="crop and flip images in so many ways, one an epoch, then "
                                     "again; 0: ever new ones (the paper)")
     add("--choose-by", choices=["accuracy", "loss"],
@@ -863,6 +880,7 @@ few = limited(int, 1, 20, "a whole number")
 number = limited(float, 0, 1e9, "a number")
 positive = limited(float, 1e-30, 1e9, "a number")
 share = limited(float, 0, 1, "a number")
+below_one = limited(float, 0, 0.99, "a number")
 
 
 def parse_args():
@@ -887,7 +905,7 @@ def parse_args():
 
 
 def fail(message):
-    print("train.py:", str(message).replace("\n", " "), file=sys.stderr)
+    print("train.py:", printable(str(message)).replace("\n", " "), file=sys.stderr)
     sys.exit(2)
 
 
@@ -969,7 +987,7 @@ def given_options(args, role):
     if role == "student":
         return given
     if role == args.role:  # its command gives it all but its preset, as --teacher
-        return {key: given[key] for key in given if key != "teacher"}
+        return {key.removeprefix("teacher_"): given[key] for key in given if key != "teacher"}
     own = {"epochs": args.teacher_epochs, "init": args.teacher_init, "limit": args.teacher_limit}
     own.update((key, given.get(key)) for key in PROBLEM)
     return {key: value for key, value in own.items() if value is not None}
@@ -1053,11 +1071,16 @@ def load_data(args, config, vocabulary):
     if is_uneven(data):
         counts = data.train.y.bincount().tolist()
         told += "; " + ", ".join(f"{n} {name}" for name, n in zip(data.classes, counts))
+    if data.test.truth is not None:
+        told += f"; true rationales of {int(data.test.truth.any(1).sum())} test examples"
     if args.told:
-        told += f"; {args.told}"
+        told += f"; {args.told}, "
+        told += (f"read as {config.image_size} x {config.image_size} in patches of "
+                 f"{config.patch_size}" if args.kind == "image" else
+                 f"max length {config.max_length}")
     if config.limit:
-        told += f"; {config.limit} labels for a student, drawn by --seed"
-    print(textwrap.fill(told, 99))
+        told += f"; a student has {config.limit} of the labels, drawn by --seed"
+    print(textwrap.fill(printable(told), 99))
     return data
 
 
@@ -1068,7 +1091,9 @@ def choose_device(name):
         if WORLD > 1 and name == "cuda":  # each process has its own
             name = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(name)
-        return torch.zeros(1, device=name).device
+        x = torch.zeros(1, device=name)
+        x.item()  # an old GPU may hold a tensor, but compute nothing
+        return x.device
     except Exception:  # RuntimeError, AssertionError, ImportError: each device has its own
         raise UserError(f"no device {name!r} here: use --device auto or cpu, or fewer processes"
                         ) from None

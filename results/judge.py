@@ -198,6 +198,6 @@ if __name__ == "__main__":
     args = parser.parse_args()
     try:
         print(judge(args.checkpoint, args.data_dir))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"judge.py: {error}", file=sys.stderr)
         sys.exit(2)

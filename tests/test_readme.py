@@ -84,12 +84,12 @@ def test_the_commands_of_the_built_in_sets_and_the_snippets_run(small, tmp_path,
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         train.cli()
         assert re.search(answer, capsys.readouterr().out)
-    run("", "picture: runs/glyphs/student-rekd-vit_nano-seed2026.*rationales.png")
+    run("", "rationales: runs/glyphs/student-rekd-vit_nano-seed2026.*rationales.png")
     run("--resume", "finished before")
     run("--compare --seeds 6", "p = ")
-    run("--dataset phrases --compare", "picture: runs/phrases/compare-.*.html")
+    run("--dataset phrases --compare", "rationales: runs/phrases/compare-.*.html")
     run("--explain digit.png --checkpoint runs/glyphs/.../best.pt",
-        r"digit.png: \d \d+%\n(([#.] ){7}[#.]\n){8}picture: ")
+        r"digit.png: \d, \d+%\n(([#.] ){7}[#.]\n){8}rationales: ")
     [page] = tmp_path.glob("runs/phrases/compare-*.html")
     head, *articles = page.read_text("utf-8").split("<h2>")
     assert len(articles) == 8
