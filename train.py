@@ -183,7 +183,7 @@ def class_counts(predicted, y, num_classes):
     is_there = confusion.sum(1) > 0
     # Counts, not float32 means: ties between seeds must stay ties.
     return {"accuracy": (confusion.diag().sum() / len(y)).item(), "examples": len(y),
-            "balanced_accuracy": recall[is_there].mean().item(), "recall": recall.tolist(),
+            "balanced_accuracy": recall[is_there].mean().item(), "class_recall": recall.tolist(),
             "confusion": confusion.int().tolist()}
 
 
@@ -454,7 +454,8 @@ def is_same_run(config, teacher):
     """Is an RE student, by all that RE depends on, its own teacher?"""
     ours, theirs = recorded(config), recorded(teacher)
     others = ("role", "teacher", "alpha", "lambda_rationale", "lambda_prediction", "kd_noise")
-    return all(ours[key] == theirs[key] for key in ours if not key.startswith(others))
+    return all(ours.get(key) == theirs.get(key) for key in ours | theirs
+               if not key.startswith(others))
 
 
 def compare(path, runs, teacher, data):
@@ -492,7 +493,7 @@ def table(title, data, runs, results):
         if base in by_method and "rekd" in by_method:
             lines.append(gain(f"REKD - {base.upper()}", by_method["rekd"], by_method[base]))
     for method, found in by_method.items():
-        recalls = zip(data.classes, *(result["test"]["recall"] for result in found))
+        recalls = zip(data.classes, *(result["test"]["class_recall"] for result in found))
         missed = [name for name, *recall in recalls if not any(recall)]
         lines += [f"{method.upper()} never finds: {', '.join(missed)}"] if missed else []
         lines += verdict(method, found)

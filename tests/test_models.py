@@ -250,7 +250,8 @@ def test_a_built_network_shares_no_parameter_and_begins_as_the_identity():
 def saved(folder, model=RE, **fields):
     """The path of a finished checkpoint, some fields of it changed."""
     content = {"weights": build(**RE).state_dict(), "model": model, "classes": ["cat", "dog"],
-               "input": {"kind": "image", "image_size": 16}}
+               "input": {"kind": "image", "image_size": 16}, "config": {}, "metric": {},
+               "fingerprint": ""}
     torch.save({**content, **fields}, folder / "best.pt")
     return folder / "best.pt"
 

@@ -91,7 +91,7 @@ def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, options, best
     def evaluate(*args):
         accuracy, loss = next(metrics)
         return {"accuracy": accuracy, "balanced_accuracy": accuracy, "eval_loss": loss,
-                "rate_mean": 0.15, "confusion": [], "recall": [], "examples": 9}
+                "rate_mean": 0.15, "confusion": [], "class_recall": [], "examples": 9}
     monkeypatch.setattr(train, "evaluate", evaluate)
     finished(run(f"--method re {options}"))
     assert read(student(run) / "best.pt")["epoch"] == best
@@ -305,7 +305,7 @@ def test_class_counts_by_hand():
     """Of class 0 two of three are found, of class 1 none of one, of class 2 there is none."""
     found = train.class_counts(torch.tensor([0, 0, 1, 0]), torch.tensor([0, 0, 0, 1]), 3)
     assert found["confusion"] == [[2, 1, 0], [1, 0, 0], [0, 0, 0]]
-    assert found["recall"] == pytest.approx([2 / 3, 0, 0])
+    assert found["class_recall"] == pytest.approx([2 / 3, 0, 0])
     assert (found["accuracy"], found["balanced_accuracy"]) == pytest.approx((1 / 2, 1 / 3))
 
 
@@ -345,10 +345,10 @@ def test_uneven_classes_are_told_and_chosen_by_their_recalls(run, folders, tmp_p
     out = finished(run(f"--method re --data-dir {root}", "words"))
     assert re.search(r"4 bad, 16 good", " ".join(out.split())) and "balanced" in out
     never = [name for name, recall in zip(("bad", "good"), read(student(
-        run, dataset="words") / "result.json")["test"]["recall"]) if recall == 0]
+        run, dataset="words") / "result.json")["test"]["class_recall"]) if recall == 0]
     assert ("never finds: " + ", ".join(never) in out) == bool(never)
     result = read(student(run, dataset="words") / "result.json")["test"]
-    assert result["balanced_accuracy"] == pytest.approx(sum(result["recall"]) / 2)
+    assert result["balanced_accuracy"] == pytest.approx(sum(result["class_recall"]) / 2)
 
 
 # ---------------------------------------------------------------- options
