@@ -213,6 +213,7 @@ def train(config, teacher, data, is_resumed, progress):
     log, best = resume(folder, model, optimizer, origin)
     progress.total -= len(log) * config.steps
     network = DistributedDataParallel(model) if WORLD > 1 else model
+    told = time.time()
     about = {"model": model_args, "config": recorded(config), "classes": data.classes,
              "input": data.input, **origin}
     for epoch in range(len(log), config.epochs):
@@ -234,8 +235,10 @@ def train(config, teacher, data, is_resumed, progress):
         write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
         save(folder / "last.pt",
              {**state, "optimizer": optimizer.state_dict(), "best": best, "log": log})
-        say = tqdm.write if sys.stderr.isatty() else print
-        say(epoch_line(config, log[-1]))
+        if time.time() > told + 10 or epoch + 1 == config.epochs:  # epochs may be short
+            told = time.time()
+            say = tqdm.write if sys.stderr.isatty() else print
+            say(epoch_line(config, log[-1]))
     result = finish(config, log, data, origin) if RANK == 0 else None
     wait()
     del lock

@@ -92,7 +92,7 @@ def table(numbers):
 def chart(numbers, dataset):
     """SVG: labels from left to right, a line a method."""
     height = lambda accuracy: round(290 - 250 * accuracy, 1)
-    places = {arm: 80 + 100 * i for i, arm in enumerate(arms_of(numbers, dataset))}
+    places = {arm: 80 + 80 * i for i, arm in enumerate(arms_of(numbers, dataset))}
     parts = [SVG.format(dataset)]
     for arm, x in places.items():
         parts.append(f'<text x="{x}" y="315">{arm.split("-")[-1]}</text>')

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,12 @@ OUT = Path("runs/study")
 
 # Accuracy against labels: DATASET-compare-LABELS.
 ARMS = {}  # name: (options of train.py, seeds)
-for dataset in ("glyphs", "phrases"):
-    for limit in (100, 250, 500, 1000, 0):  # 0: all
+LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0)}
+for dataset, limits in LIMITS.items():
+    for limit in limits:  # 0: all
         options = f"--dataset {dataset} --compare --limit {limit}"
-        ARMS[f"{dataset}-compare-{limit or 'all'}"] = options, range(2026, 2032)
+        seeds = range(2026, 2031 if limit in (64, 250) else 2029)  # more of the default
+        ARMS[f"{dataset}-compare-{limit or 'all'}"] = options, seeds
 
 
 def read_lines():
@@ -57,10 +60,20 @@ def run_missing(names, run=subprocess.run):
             out = OUT / code / arm
             command = [sys.executable, "train.py", *options.split(), f"--seed={seed}",
                        f"--out={out}"]
-            if any((ROOT / out).glob(f"*/*-seed{seed}*")):  # it was interrupted
+            if any((ROOT / out).glob(f"*/student-*-seed{seed}*")):  # it was interrupted
                 command.append("--resume")
+            share_teachers(ROOT / out)
             run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
             keep({"arm": arm, "options": options, "seed": seed, "code": code}, ROOT / out)
+
+
+def share_teachers(out):
+    """A teacher is the same for all arms of a data set: it is trained once."""
+    for result in out.parent.glob("*/*/teacher-*/result.json"):
+        folder = result.parent
+        target = out / folder.parent.name / folder.name
+        if not target.exists():
+            shutil.copytree(folder, target)
 
 
 def keep(line, out):

@@ -90,13 +90,13 @@ def test_a_finished_seed_is_never_run_twice(tmp_path, monkeypatch):
 
 
 def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch):
-    lines = [{"arm": "glyphs-compare-100", "method": method, "seed": seed,
+    lines = [{"arm": "glyphs-compare-64", "method": method, "seed": seed,
               "test": {"accuracy": (seed + (method == "rekd")) / 10, "examples": 9}}
              for method in report.METHODS for seed in (1, 2, 3)]
     # Of 1, 2, 3: mean 2, standard deviation 1, Student's t of 2 degrees of freedom 4.30.
     assert report.interval({1: 1, 2: 2, 3: 3}) == pytest.approx((2, 4.30 * 1 / 3**0.5))
     (tmp_path / "results").mkdir()
-    (tmp_path / "results/prose.md").write_text("{{tables}} {{glyphs-compare-100 rekd-re accuracy}}")
+    (tmp_path / "results/prose.md").write_text("{{tables}} {{glyphs-compare-64 rekd-re accuracy}}")
     (tmp_path / "README.md").write_text("a\n<!-- results -->\nold\n<!-- /results -->\nb\n")
     monkeypatch.setattr(report, "ROOT", tmp_path)
 
@@ -104,7 +104,7 @@ def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch
         report.write(lines)
         return {path: path.read_text() for path in tmp_path.rglob("*.*")}
     assert pages(lines) == pages(lines[::-1])
-    assert "| glyphs | 100 | 0.200 +- 0.248 |" in (tmp_path / "README.md").read_text()
+    assert "| glyphs | 64 | 0.200 +- 0.248 |" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "results/README.md").read_text().endswith(" 0.100 +- 0.000")
     with pytest.raises(KeyError):
-        report.fill("{{glyphs-compare-100 re f1}}", report.read_numbers(lines))
+        report.fill("{{glyphs-compare-64 re f1}}", report.read_numbers(lines))
