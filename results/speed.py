@@ -9,9 +9,9 @@ nothing is downloaded. Rows:
     plain            written with `transformers` alone (pip install transformers): content times
                      the mask, L_select, a teacher that is asked in every step and reads its
                      student's mask
-    student          ours, with train.py's defaults: what is not selected is dropped, the teacher's
-                     predictor reads its student's mask
-    teacher          the same, but its predictor reads its own mask
+    student          ours: what is not selected is dropped, the teacher's predictor reads its
+                     student's mask
+    teacher          the same, but it reads its own mask: train.py's default
     cached, asked    are the teacher's answers in memory, or is it asked in every step? train.py
                      asks once about each text, once about each of a few views of an image
 
