@@ -398,6 +398,8 @@ def rekd_losses(model, teacher, x, y, *, tau, rate, alpha, lambda_rationale, lam
     # Its prediction.
     if teacher_reads == "student":
         packed = packed_length(noise.shape[1], exact_rate, sampled=True)
+        if packed and out.mask.is_cpu:  # what is kept can be counted without waiting for a device
+            packed = max(int(out.mask.sum(1).max()), 1)
         with torch.no_grad():
             teacher_logits = teacher.predict(x, out.mask.detach(), packed)
     terms["prediction_kd"] = prediction_kd_loss(out.logits, teacher_logits, tau)
