@@ -17,6 +17,7 @@ This file imports no other file of the repository and can be copied alone. See i
 """
 
 import hashlib
+import json
 import math
 import os
 import pickle
@@ -39,7 +40,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps  # comes with torchvision
+from PIL import Image, ImageOps, PngImagePlugin  # with torchvision
 from torch import Tensor
 from tqdm import tqdm
 
@@ -48,6 +49,7 @@ from tqdm import tqdm
 DATA_SEED = 2026
 # Other formats, such as EPS, start outside programs when they are opened.
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # a picture may tell in megabytes how it was made
 FILES = {"image": ".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff".split(), "text": [".txt"]}
 
 
@@ -376,17 +378,15 @@ class WordPiece:
     """BERT's uncased tokenizer (Devlin et al. 2019): text -> words -> pieces, each the longest
     that the vocabulary has.
 
-    vocab: a vocab.txt (one token a line, the line's number its id) or a list of tokens; of plain
-    words, it makes a word vocabulary. UserError if it cannot be read or lacks [PAD] (as id 0),
-    [UNK], [CLS] or [SEP]. The ids are those of `transformers`' BertTokenizer but for 503 of
-    1,112,064 characters (with Python 3.11's Unicode 14): rare marks and signs that its Unicode 8
-    tables do not know.
+    vocab: a file, see `read_vocabulary`, or a list of tokens; of plain words, it makes a word
+    vocabulary. UserError if it cannot be read or lacks [PAD] (as id 0), [UNK], [CLS] or [SEP]. The
+    ids are those of `transformers`' BertTokenizer but for 503 of 1,112,064 characters (with Python
+    3.11's Unicode 14): rare marks and signs that its Unicode 8 tables do not know.
     """
 
     def __init__(self, vocab):
         if isinstance(vocab, (str, Path)):
-            text = read_text(vocab).replace("\r\n", "\n").removesuffix("\n")
-            vocab = text.split("\n")  # splitlines() also parts at U+2028
+            vocab = read_vocabulary(vocab)
         self.vocabulary = list(vocab)
         self.ids = dict(zip(vocab, range(len(vocab))))
         self.pieces = cache(self.pieces)  # texts repeat their words
@@ -437,6 +437,24 @@ class WordPiece:
         of one character, which decomposition gives (ᄒ and ᅡ of 하), both have that character.
         """
         return [(start, end) for _, start, end in self.tokens(text)]
+
+
+def read_vocabulary(path):
+    """A vocab.txt (a token a line, the line's number its id), or an uncased tokenizer.json of the
+    package `tokenizers` -> list of tokens."""
+    text = read_text(path)
+    if Path(path).suffix != ".json":
+        # splitlines() also parts at U+2028
+        return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    try:
+        found = json.loads(text)
+        ids = found["model"]["vocab"]
+        is_fit = found["model"]["type"] == "WordPiece" and found["normalizer"]["lowercase"]
+    except (ValueError, LookupError, TypeError):
+        is_fit = False
+    if not is_fit:
+        raise UserError(f"{path} is not of an uncased WordPiece: give BERT's")
+    return sorted(ids, key=ids.get)
 
 
 def located_words(text):
@@ -637,20 +655,22 @@ def by_hand(url, path, hint=""):
                         f"fetch it by hand and put it at {path}{hint}") from error
 
 
-def fetch_hub(repo, *filenames):
+def fetch_hub(repo, *filenames, read=Path.read_bytes):
     """The first of these files that a Hugging Face repository has -> its Path in torch's cache.
-    What lies there needs no network."""
+    What lies there needs no network.
+
+    read(path) fails on a damaged file or a login page: it is removed, the next start tries again.
+    """
     folder = Path(torch.hub.get_dir(), "checkpoints", repo.replace("/", "--"))
-    for name in filenames:
-        if (folder / name).is_file():
-            return folder / name
     folder.mkdir(parents=True, exist_ok=True)
     server = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    for name in filenames:
+    there = [name for name in filenames if (folder / name).is_file()]
+    for name in there[:1] or filenames:
         url, path = f"{server.rstrip('/')}/{repo}/resolve/main/{name}", folder / name
         try:
             with by_hand(url, path, ", or choose --init scratch"):
                 download(url, path)
+                read(path)
             return path
         except UserError as error:
             if getattr(error.__cause__, "code", None) != 404 or name == filenames[-1]:
@@ -658,8 +678,11 @@ def fetch_hub(repo, *filenames):
 
 
 def download(url, path):
-    print(f"downloading {url}", file=sys.stderr)
+    if path.is_file():
+        return
     with urllib.request.urlopen(url, timeout=30) as response:
+        size = f"{response.length / 1e6:.1f} MB" if response.length else "of unknown size"
+        print(f"downloading {url}, {size}", file=sys.stderr)
         with tqdm.wrapattr(response, "read", total=response.length, disable=None) as bar:
             write_atomically(path, lambda file: shutil.copyfileobj(bar, file))
         if response.length:  # bytes that did not come

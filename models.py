@@ -495,12 +495,14 @@ def load_pretrained(backbone, source):
     try:
         if is_file:
             check_config(backbone, kind, Path(source))
+        require(not any(re.match(r"(vit\.)?layers\.", name) for name in state),
+                "its names are those of a model in memory: write it by its save_pretrained")
         found = published_tensors(state, kind, len(backbone.blocks))
         for name, slot in published_slots(backbone, kind).items():
             require(name in found, f"it has no {name}")
             x = found.pop(name)
-            if "position" in name:
-                x = fit_positions(x, slot)
+            if "embeddings" in name:
+                x = fit_table(x, slot)
             require(x.shape == slot.shape, f"{tuple(x.shape)} in {name}, not {tuple(slot.shape)}")
             slot.copy_(x)
         require(not found, f"unexpected: {', '.join(found)[:100]}")
@@ -539,14 +541,16 @@ def published_tensors(state, kind, depth):
     return found
 
 
-def fit_positions(table, slot):
-    """A published table of positions -> one of our length, as far as it can be.
+def fit_table(table, slot):
+    """A published table of words or positions -> one of our length, as far as it can be.
 
-    A text's is (m, dim): the first are taken. An image's, (1, 1 + m, dim), is of [CLS] and a square
-    grid, which is interpolated.
+    A text's is (m, dim): the first are taken. An image's positions, (1, 1 + m, dim), are of [CLS]
+    and a square grid, which is interpolated.
     """
     if table.ndim == 2:
         return table[:len(slot)]
+    if table.ndim != 3 or table.shape[1] == 1:  # a convolution, a bias, [CLS]
+        return table
     old = math.isqrt(table.shape[1] - 1)
     new = math.isqrt(slot.shape[1] - 1)
     grid = table[:, 1:].float().mT                             # (1, dim, old^2)
@@ -560,7 +564,8 @@ def check_config(backbone, kind, path):
     tokenizer_config.json beside the weights, where there are any: it must fit as well."""
     expected = {"model_type": kind, "is_decoder": False, "hidden_act": "gelu",
                 "layer_norm_eps": EPS, "num_attention_heads": backbone.blocks[0].heads,
-                "do_lower_case": True}  # of a text's tokenizer
+                "do_lower_case": True, "strip_accents": True, "tokenize_chinese_chars": True,
+                "do_basic_tokenize": True}
     if kind == "vit":
         expected["patch_size"] = backbone.patch_size
     for file in (path.with_name("config.json"), path.with_name("tokenizer_config.json")):
@@ -569,8 +574,12 @@ def check_config(backbone, kind, path):
         except ValueError:
             raise UserError(f"{file} is no JSON: mend or remove it") from None
         for name, value in expected.items():
-            found = config.get(name, value)
-            require(found == value, f"{name} {found} by its {file.name}, this network {value}")
+            found = config.get(name)
+            require(found in (None, value, [value, value]),
+                    f"{name} {found} by its {file.name}, this network {value}")
+        size = config.get("image_size")  # of its training: any, but a square
+        require(not isinstance(size, list) or len({*size}) == 1,
+                f"image_size {size} by its {file.name}, this network a square")
 
 
 def initialise(model, source):

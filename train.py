@@ -585,17 +585,26 @@ def test_examples(data, n=8):
 
 
 @torch.no_grad()
+def ask(network, example):
+    """-> probabilities (C,), mask (N,)."""
+    out = network.eval()(example.x)
+    return out.logits[0].float().softmax(-1).cpu(), out.mask[0].cpu()
+
+
+def answer(probabilities, classes):
+    confidence, label = probabilities.max(0)
+    return f"{classes[label]}, {confidence:.0%}"
+
+
 def readings(example, networks, classes):
     """The true rationale, where known, and those of networks {name: Rationalist}
     -> [(name, what it says, mask (N,)), ...]"""
     found = [] if example.truth is None else [("truth", "", example.truth)]
     for name, network in networks.items():
-        out = network.eval()(example.x)
-        confidence, label = out.logits[0].float().softmax(-1).max(-1)
-        says = f"{classes[label]}, {confidence:.0%}"
-        if example.label not in ("", classes[label]):
-            says = f"WRONG: {says}"
-        found.append((name, says, out.mask[0].cpu()))
+        probabilities, mask = ask(network, example)
+        is_wrong = example.label not in ("", classes[probabilities.argmax()])
+        says = "WRONG: " * is_wrong + answer(probabilities, classes)
+        found.append((name, says, mask))
     return found
 
 
@@ -637,9 +646,13 @@ STYLE = """<!doctype html><meta charset="utf-8"><style>
 body { font: 16px/1.6 Georgia, serif; max-width: 46em; margin: 2em auto; padding: 0 1em }
 p { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate }
 mark { background: #ffe08a; outline: 1px solid #000 }
+u { text-decoration: underline dotted #c00 }
 small { color: #777 }
-</style><p><mark>selected</mark> <small>beyond what is read</small></p>
+</style><p><mark>selected</mark> <u>not in the vocabulary</u> <small>beyond what is read</small></p>
 """
+# How a selected, an unknown and an unread part of a text are shown: on a page, in a terminal.
+PAGE = "<mark>{}</mark>", "<u>{}</u>", "<small>{}</small>"
+TERMINAL = "[{}]", "{}(?)", "(not read: {})"
 
 
 def page(networks, examples, info):
@@ -648,21 +661,23 @@ def page(networks, examples, info):
     lines = []
     for example in examples:
         lines.append(f"<h2>{html.escape(f'{example.name} {example.label}')}</h2>")
-        spans = words.spans(example.shown)
         for name, says, mask in readings(example, networks, info["classes"]):
-            text = marked(example.shown, spans, mask, "<mark>{}</mark>", "<small>{}</small>")
+            text = marked(example.shown, words, mask, PAGE)
             lines.append(f"<p><b>{html.escape(f'{name}: {says}')}</b>\n{text}</p>")
     return STYLE + "\n".join(lines)
 
 
-def marked(text, spans, mask, selected, unread, escape=html.escape):
-    """The text with the tokens of the mask (T,), from [CLS] to [SEP], in the form `selected`.
+def marked(text, words, mask, forms, escape=html.escape):
+    """The text with what the mask (T,), from [CLS] to [SEP], selects of its tokens, in these forms.
 
-    spans: where the tokens after [CLS] stand in the text.
+    words: the WordPiece that made them.
     """
+    selected, unknown, unread = forms
     parts, done = [], 0
-    for (start, end), keep in zip(spans, mask[1:-1]):
+    for keep, (i, start, end) in zip(mask[1:-1], words.tokens(text)):
         token = escape(text[max(start, done):end])
+        if i == words.ids["[UNK]"]:
+            token = unknown.format(token)
         parts += [escape(text[done:start]), selected.format(token) if keep else token]
         done = max(end, done)
     rest = escape(text[done:])
@@ -685,7 +700,7 @@ def explain(args):
             is_whole = False
             continue
         examples.append(example)
-        lines.append(json.dumps(explained(example, model, networks, info)))
+        lines.append(json.dumps(explained(example, model, info)))
     if examples:
         write_text(out / "explained.jsonl", "\n".join(lines) + "\n")
         show(out / "explained", networks, examples[:64], info)
@@ -706,26 +721,33 @@ def read_example(path, input, device):
     return Example(datasets.read_input(path, input).to(device), shown, str(path))
 
 
-def explained(example, model, networks, info):
+def explained(example, model, info):
     """Print one -> its line in explained.jsonl."""
-    [(_, says, mask)] = readings(example, networks, info["classes"])
-    probabilities = model(example.x).logits[0].float().softmax(-1).tolist()
-    line = {"file": example.name, "class": says.rpartition(",")[0],
-            "probabilities": dict(zip(info["classes"], probabilities))}
+    classes = info["classes"]
+    probabilities, mask = ask(model, example)
+    line = {"file": example.name, "class": classes[probabilities.argmax()],
+            "probabilities": dict(zip(classes, probabilities.tolist()))}
     if info["input"]["kind"] == "text":
         words = datasets.WordPiece(info["input"]["vocabulary"])
-        spans = words.spans(example.shown)
-        kept = [example.shown[start:end] for (start, end), keep in zip(spans, mask[1:-1]) if keep]
-        text = marked(example.shown, spans, mask, "[{}]", "(not read: {})", str)
-        unknown = (example.x == words.ids["[UNK]"]).sum().item()
-        if unknown > len(mask) / 2:
-            text += f"\n(the vocabulary lacks {unknown} of these words: do not trust the answer)"
+        kept, text = explained_text(example, mask, words)
     else:
-        rows = mask.int().view(math.isqrt(len(mask)), -1).tolist()
-        kept = [[i, j] for i, row in enumerate(rows) for j, keep in enumerate(row) if keep]
-        text = "\n".join(" ".join(".#"[keep] for keep in row) for row in rows)
-    print(printable(f"{example.name}: {says}\n{text}"))
+        side = math.isqrt(len(mask))
+        kept = [divmod(i, side) for i in mask.nonzero().flatten().tolist()]
+        text = "\n".join(" ".join(".#"[keep] for keep in row)
+                         for row in mask.int().view(side, side).tolist())
+    print(printable(f"{example.name}: {answer(probabilities, classes)}\n{text}"))
     return {**line, "kept": kept}
+
+
+def explained_text(example, mask, words):
+    """-> the kept words, and the text with them in brackets."""
+    tokens = zip(words.tokens(example.shown), mask[1:-1])
+    kept = [example.shown[start:end] for (_, start, end), keep in tokens if keep]
+    text = marked(example.shown, words, mask, TERMINAL, str)
+    unknown = (example.x == words.ids["[UNK]"]).sum().item()
+    if unknown > len(mask) / 2:
+        text += f"\n(the vocabulary lacks {unknown} of these words: do not trust the answer)"
+    return kept, text
 
 
 def printable(text):
@@ -1047,11 +1069,12 @@ def vocabulary_of(config):
     if config.kind == "image" or config.init == "scratch":
         return None
     if config.init == "pretrained":  # all published BERTs here share one
-        return datasets.fetch_hub(models.HUB["bert_base"], "vocab.txt")
-    vocab = Path(config.init).with_name("vocab.txt")
-    if not vocab.exists():
-        raise UserError(f"no {vocab}: the words of {config.init} must be beside it, one a line")
-    return vocab
+        return datasets.fetch_hub(models.HUB["bert_base"], "vocab.txt", read=datasets.WordPiece)
+    for name in ("vocab.txt", "tokenizer.json"):
+        vocab = Path(config.init).with_name(name)
+        if vocab.exists():
+            return vocab
+    raise UserError(f"no vocab.txt or tokenizer.json beside {config.init}: put its words there")
 
 
 def weights_file(init, preset):
@@ -1061,7 +1084,8 @@ def weights_file(init, preset):
     if preset not in models.HUB:
         raise UserError(f"no published weights for {preset}: choose one of "
                         f"{', '.join(models.HUB)}, or --init scratch, or --init FILE")
-    return datasets.fetch_hub(models.HUB[preset], "model.safetensors", "pytorch_model.bin")
+    return datasets.fetch_hub(models.HUB[preset], "model.safetensors", "pytorch_model.bin",
+                              read=lambda path: models.read_weights(path, "file of weights"))
 
 
 def load_data(args, config, vocabulary):
@@ -1117,6 +1141,8 @@ def wait():
 
 def main():
     # A user's text may hold what the terminal cannot show; a pipe wants each line as it comes.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w")  # noqa: SIM115; it may be closed
+                              for stream in (sys.stdout, sys.stderr))
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
     if RANK > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -6,17 +6,19 @@ import os
 import pickle
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torchvision.datasets import CIFAR100
 from torchvision.datasets.utils import calculate_md5
 
 import data
 from data import SPECIAL, UserError, WordPiece, fetch_hub, glyphs, load_dataset, phrases
+from models import read_weights
 
 
 @pytest.fixture
@@ -226,6 +228,12 @@ def test_images_of_six_formats_are_read(own):
     Image.new("RGB", (20, 10)).save(own / "turned.jpg", exif=exif)
     assert data.read_image(own / "turned.jpg").shape == (3, 20, 10)
 
+def test_a_picture_may_hold_megabytes_of_text(tmp_path):
+    told = PngImagePlugin.PngInfo()
+    told.add_text("workflow", "{}" * 1_500_000, zip=True)
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png", pnginfo=told)
+    assert data.read_image(tmp_path / "a.png")[0].eq(255).all()
+
 def test_no_picture_starts_a_program(own, tmp_path, monkeypatch):
     """PIL would have Ghostscript open this one, whatever its name."""
     write(tmp_path, {"gs": f"#!/bin/sh\necho started > {tmp_path}/marker\n"})
@@ -373,22 +381,34 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error, sentence):
 
 # ---------------- downloads
 class Web(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder. Of a file named "cut" it serves half, and one named "broken" it cannot."""
+    """Serves a folder. Until it is well, it gives half of a file "cut", and "broken" it cannot."""
     log_message = lambda *_: None
+    is_well = False
 
     def do_GET(self):
-        if "cut" in self.path:
+        if "cut" in self.path and not self.is_well:
             self.send_response(200)
             self.send_header("Content-Length", "8")
             self.end_headers()
             self.wfile.write(b"half")
+        elif "broken" in self.path and not self.is_well:
+            self.send_error(500)
         else:
-            self.send_error(500) if "broken" in self.path else super().do_GET()
+            super().do_GET()
+
+    def copyfile(self, source, target):
+        if "slow" not in self.path:
+            return super().copyfile(source, target)
+        for byte in source.read():  # each in a packet of its own
+            target.write(bytes([byte]))
+            target.flush()
+            time.sleep(0.01)
 
 @pytest.fixture
 def web(tmp_path, monkeypatch):
     """The address of a web server of tmp_path/www."""
     (tmp_path / "www").mkdir()
+    monkeypatch.setattr(Web, "is_well", False)
     monkeypatch.setenv("no_proxy", "*")
     handler = functools.partial(Web, directory=str(tmp_path / "www"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -485,15 +505,37 @@ def test_a_file_in_the_cache_needs_no_network(hub, monkeypatch):
     monkeypatch.setattr(data, "download", lambda url, path: path.write_text(url))
     assert fetch_hub("a/b", "c").read_text() == "https://huggingface.co/a/b/resolve/main/c"
 
+PAGE = b"<html>Please log in to this network</html>"
+
 @pytest.mark.parametrize("names, named, reason", [
-    (["cut.bin", "b.bin"], "cut.bin", "the connection was cut"),
-    (["broken.bin", "b.bin"], "broken.bin", ".*500"),
-    (["none.bin", "neither.bin"], "neither.bin", ".*404")])
-def test_a_cut_failing_or_missing_file_leaves_nothing(hub, web, names, named, reason):
+    (["cut.pt", "b.pt"], "cut.pt", "the connection was cut"),
+    (["broken.pt", "b.pt"], "broken.pt", ".*500"),
+    (["none.pt", "neither.pt"], "neither.pt", ".*404"),
+    (["page.pt", "b.pt"], "page.pt", "cannot read .*page.pt: it is damaged or no weights"),
+    (["empty.pt", "b.pt"], "empty.pt", "cannot read .*empty.pt: it is damaged or no weights")])
+def test_of_a_download_that_failed_nothing_is_left_and_the_next_start_heals_it(
+        hub, web, names, named, reason):
     files, cache = hub
-    (files / "b.bin").write_bytes(b"another file, which must not be taken for the first")
+    torch.save(weights := {"a": torch.ones(3)}, files / "b.pt")  # not to be taken for the first
+    (files / "page.pt").write_bytes(PAGE)
+    (files / "empty.pt").write_bytes(b"")
     url = f"{web}/org/name/resolve/main/{named}"
     sentence = rf"cannot download {url} \({reason}.*put it at {cache}/{named}.*--init scratch"
+    def read(path):
+        return read_weights(path, "weights")
     with pytest.raises(UserError, match=sentence):
-        fetch_hub("org/name", *names)
+        fetch_hub("org/name", *names, read=read)
     assert not list(cache.iterdir())
+    (files / named).write_bytes((files / "b.pt").read_bytes())
+    Web.is_well = True
+    assert read(fetch_hub("org/name", *names, read=read))["a"].equal(weights["a"])
+    (cache / named).write_bytes(PAGE)                           # damaged later, or an older start's
+    with pytest.raises(UserError, match="damaged"):
+        fetch_hub("org/name", named, read=read)
+    assert read(fetch_hub("org/name", named, read=read))["a"].equal(weights["a"])
+
+def test_a_slow_server_is_waited_for(hub, capsys):
+    files, _ = hub
+    (files / "slow.txt").write_bytes(content := bytes(range(40)))
+    assert fetch_hub("org/name", "slow.txt").read_bytes() == content
+    assert "downloading http://127" in capsys.readouterr().err

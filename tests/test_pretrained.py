@@ -131,6 +131,11 @@ def test_of_a_deeper_or_longer_file_the_first_layers_or_positions_are_taken(tmp_
     assert torch.equal(part.positions.weight, whole.positions.weight[:7])
     assert equal(part.blocks, whole.blocks[:2])
 
+def test_of_more_words_than_the_vocabulary_the_first_are_taken(tmp_path):
+    path = theirs(tmp_path, {**BERT, "vocab_size": 64})[1]  # rounded up, for a GPU
+    whole, part = ours({**BERT, "vocab_size": 64}, path), ours(BERT, path)
+    assert torch.equal(part.words.weight, whole.words.weight[:50])
+
 @pytest.mark.parametrize("method", ["re", "cls"])
 def test_generator_and_predictor_begin_with_the_same_weights(tmp_path, method):
     path = theirs(tmp_path, VIT)[1]
@@ -151,8 +156,9 @@ WORDS, POSITIONS = "embeddings.word_embeddings.weight", "embeddings.position_emb
     (BERT, VIT, (), "another vit .it has no embeddings.cls_token."),
     (VIT, BERT, (), f"another bert .it has no {WORDS}."),
     (VIT, VIT, ["vit.embeddings.new"], "unexpected: embeddings.new"),     # of a variant
+    (VIT, VIT, ["vit.layers.0.a"], "a model in memory: write it by its save_pretrained"),
     (BERT, BERT, ["encoder.layer.0.a", "encoder.b"], "unexpected: encoder.layer.0.a, encoder.b"),
-    ], ids=range(9))
+    ], ids=range(10))
 def test_another_network_is_refused(tmp_path, published, shape, more, sentence):
     state = read_safetensors(theirs(tmp_path, published)[1]) | dict.fromkeys(more, torch.zeros(1))
     with pytest.raises(UserError, match=sentence) as error:
@@ -163,14 +169,20 @@ def test_another_network_is_refused(tmp_path, published, shape, more, sentence):
     (BERT, "config.json", "model_type", "roberta"), (BERT, "config.json", "is_decoder", True),
     (BERT, "config.json", "hidden_act", "relu"), (VIT, "config.json", "layer_norm_eps", 1e-6),
     (VIT, "config.json", "num_attention_heads", 6), (VIT, "config.json", "patch_size", 2),
-    (BERT, "tokenizer_config.json", "do_lower_case", False)])
+    (VIT, "config.json", "patch_size", [4, 8]), (VIT, "config.json", "image_size", [8, 32]),
+    (BERT, "tokenizer_config.json", "do_lower_case", False),
+    (BERT, "tokenizer_config.json", "strip_accents", False)])
 def test_what_no_shape_tells_is_told_by_the_files_beside_the_weights(
         tmp_path, shape, file, field, value):
     path, config = theirs(tmp_path, shape)[1], tmp_path / file
     ours(shape, path)
     config.write_text(json.dumps({"more": 1, field: value}))
-    with pytest.raises(UserError, match=f"{field} {value} by its {file}, this network .*scratch"):
+    sentence = f"{field} {value} by its {file}, this network .*scratch"
+    with pytest.raises(UserError, match=sentence.replace("[", r"\[")):
         ours(shape, path)
+    config.write_text(json.dumps({"patch_size": [4, 4], "image_size": [16, 16],
+                                  "strip_accents": None}))
+    ours(shape, path)
     config.write_text("{")
     with pytest.raises(UserError, match=f"{file} is no JSON: mend or remove it"):
         ours(shape, path)

