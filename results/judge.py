@@ -44,7 +44,7 @@ alone                how well a small network tells the class from such masks wi
 
 
 def judge(path, data_dir=None):
-    """-> the table of a finished best.pt, as text."""
+    """A finished best.pt -> {kind of mask: {column: value}}, see `judge_masks`."""
     device = choose_device("auto")
     model, info = models.load(path, device)
     config = argparse.Namespace(**(dict.fromkeys(OPTIONAL) | info["config"]))
@@ -57,8 +57,12 @@ def judge(path, data_dir=None):
     if data.fingerprint != info["fingerprint"]:
         raise UserError(f"this {config.dataset} is not the data that {path} was trained on: give "
                         f"the --data-dir that holds it")
+    return judge_masks(model, data, config)
+
+
+def table(masks):
     lines = [FORM.format("mask", *COLUMNS)]
-    for name, row in judge_masks(model, data, config).items():
+    for name, row in masks.items():
         cells = [f"{row[key]:.3f}" if key in row else "-" for key in COLUMNS]
         lines.append(FORM.format(name, *cells))
     return "\n".join([*lines, NOTE])
@@ -197,7 +201,7 @@ if __name__ == "__main__":
     parser.add_argument("--data-dir", help="of data sets, where it is another than in training")
     args = parser.parse_args()
     try:
-        print(judge(args.checkpoint, args.data_dir))
+        print(table(judge(args.checkpoint, args.data_dir)))
     except (UserError, OSError) as error:
         print(f"judge.py: {error}", file=sys.stderr)
         sys.exit(2)

