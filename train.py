@@ -764,11 +764,11 @@ OURS = """
     --batch-size 64 --least-steps 0 --weight-decay 0 --dropout 0.1 --lr-schedule decay --views 1
     --choose-by accuracy --tau-start 5 --tau-end 0.1 --schedule cosine --mask-gradient softmax
     --evaluation exact --alpha 0.5 --lambda-rationale 0.5 --lambda-prediction 1
-    --teacher-reads teacher --kd-noise shared"""
+    --teacher-reads student --kd-noise shared"""
 PAPER = """
     --masking zero --precision float32 --least-steps 0 --epochs 35 --teacher-epochs 35
     --lr-schedule constant --views 0 --choose-by loss --schedule exponential
-    --mask-gradient softmax --evaluation sampled --teacher-reads student --kd-noise independent"""
+    --mask-gradient softmax --evaluation sampled --kd-noise independent"""
 RECIPES = {
     "glyphs": """
         --student vit_nano --teacher vit:48:2:3 --image-size 32 --patch-size 4 --rate 0.0625
@@ -873,8 +873,8 @@ def make_parser():
     add("--lambda-rationale", type=number, help="weight of L_KD_R in L_KD")
     add("--lambda-prediction", type=number, help="weight of L_KD_Y in L_KD")
     add("--teacher-reads", choices=["teacher", "student"],
-        help="whose rationale its predictor reads: its own (ours, the paper's figure), or its "
-             "student's (the release)")
+        help="whose rationale its predictor reads: its student's (ours, the release), or its own "
+             "(the paper's figure), which costs less")
     add("--kd-noise", choices=["shared", "independent"],
         help="Gumbel noise of teacher and student in L_KD_R; the release: independent")
 

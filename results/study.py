@@ -60,29 +60,29 @@ STUDENTS = {
     "tweets": "--dataset tweets --student bert_nano --max-length 32 --rate 0.3",
 }
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
-          "tweets": (100, 250, 500, 1000, 2000, 0)}  # 0: all
+          "tweets": (100, 250, 1000, 0)}  # 0: all
 DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250}
 # What of REKD helps: what is distilled, what its teacher reads, how tau falls; a wrong teacher.
 PARTS = {
     "predictions": "--lambda-rationale 0", "rationales": "--lambda-prediction 0",
-    "mask": "--teacher-reads student", "noise": "--kd-noise independent",
+    "own": "--teacher-reads teacher", "noise": "--kd-noise independent",
     "exponential": "--schedule exponential", "constant": "--schedule constant --tau-start 1",
 }
 # The paper's method, but for L_select: the exact rate and its curriculum stay.
 EXACT = ("--masking zero --lr-schedule constant --schedule exponential --mask-gradient softmax "
-         "--evaluation sampled --teacher-reads student --kd-noise independent --choose-by loss")
+         "--evaluation sampled --kd-noise independent --choose-by loss")
 
 
 def make_arms():
     """-> {name: Arm}; a name is DATASET-QUESTION-DETAIL."""
-    arms, six, ten = {}, range(2026, 2032), range(2026, 2036)
+    arms, five, ten = {}, range(2026, 2031), range(2026, 2036)
     for name, student in STUDENTS.items():
-        few = DEFAULT[name]
+        few, six = DEFAULT[name], five if name == "tweets" else range(2026, 2032)
         for labels in LIMITS[name]:
             arms[f"{name}-compare-{labels or 'all'}"] = Arm(
                 f"{student} --compare --limit {labels}", name,
                 ten if labels == few and name != "tweets" else six, is_judged=labels == few)
-            if name != "glyphs":
+            if name != "glyphs":  # texts
                 arms[f"{name}-bag-{labels or 'all'}"] = Arm(
                     f"{name} {labels}", "", six, "results/words.py")
         for method in ("kd", "rekd"):
@@ -94,7 +94,7 @@ def make_arms():
         arms[f"{name}-part-shifted"] = Arm(few, name, six, "results/shifted.py")
     for labels in (100, 250, 1000):
         arms[f"tweets-same-{labels}"] = Arm(
-            f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", six)
+            f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
     for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
         student = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
         arms[f"phrases-paper-{labels}"] = Arm(f"{student} --paper", "paper", six)

@@ -1,4 +1,6 @@
 """The tools of results/: each on an example that can be checked by hand."""
+import json
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -71,22 +73,32 @@ def test_a_finished_model_is_judged_and_other_data_is_refused(hidden):
 def test_a_finished_seed_is_never_run_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs.jsonl")
     monkeypatch.setattr(study, "OUT", tmp_path)
-    monkeypatch.setattr(study, "ARMS", {"a": ("--limit 5", [1, 2, 3])})
+    monkeypatch.setattr(study, "TEACHERS", {"t": "--seed {t}"})
+    monkeypatch.setattr(study, "ARMS", {"a": study.Arm("--limit 5", "t", [1, 2, 3, 4])})
     made = []
 
-    def train(command, **options):
-        seed, out = (word.partition("=")[2] for word in command if "=" in word)
-        made.append((int(seed), "--resume" in command))
-        folder = Path(out, f"glyphs/student-re-seed{seed}")
+    def run(command, **options):
+        line = " ".join(map(str, command))
+        seed = int(re.search(r"--seed (\d+)", line)[1])
+        is_student = "--limit 5" in line
+        made.append((seed, "--resume" in line, is_student))
+        folder = Path(re.search(r"--out=(\S+)", line)[1], "set", "student" if is_student else "best")
         folder.mkdir(parents=True, exist_ok=True)
-        if made[-1] == (2, False):
+        (folder / "config.json").write_text('{"method": "re"}')
+        if made[-1] == (2, False, True):
             raise KeyboardInterrupt
-        (folder / "config.json").write_text(f'{{"role": "student", "method": "", "seed": {seed}}}')
-        (folder / "result.json").write_text('{"test": {"accuracy": 0.5}, "hardware": "a CPU"}')
+        (folder / "best.pt").touch()
+        (folder / "result.json").write_text(json.dumps(
+            {"test": {"accuracy": 0.5}, "dev": {}, "hardware": "a CPU", "teacher": {"dev": {}}}))
+    monkeypatch.setattr(study.subprocess, "run", run)
     for _ in range(3):
         with suppress(KeyboardInterrupt):
-            study.run_missing(["a"], train)
-    assert made == [(1, False), (2, False), (2, True), (3, False)] and len(study.read_lines()) == 3
+            study.run_missing(["a"])
+    teachers = [seed for seed, _, is_student in made if not is_student]
+    assert teachers == [2027, 2028, 2026]  # of three; the fourth student has the first's
+    assert [run[:2] for run in made if run[2]] == [
+        (1, False), (2, False), (2, True), (3, False), (4, False)]
+    assert [line["seed"] for line in study.read_lines()] == [1, 2, 3, 4]
 
 
 def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch):
