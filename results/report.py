@@ -2,11 +2,15 @@
 
     python results/report.py
 
-The prose stands in prose.md. {{tables}} in it becomes the table and the charts of all arms, and
-{{ARM METHOD KEY}} a figure: the test's KEY, mean +- 95 % interval over seeds, by Student's t. Of a
-METHOD like "rekd-re" it is the difference, paired by seed. Anything else in such braces is an
-error. The top README gets the table where it has marks for it, once there are runs. The same lines
-give the same pages, to the byte.
+The prose stands in prose.md, its figures in double braces:
+
+    {{ARM METHOD KEY}}     the test's KEY: mean +- 95 % interval over seeds, by Student's t; of a
+                           METHOD like rekd-re the difference, paired by seed
+    {{A METHOD KEY - B}}   the difference to the same METHOD of arm B, paired by seed
+    {{tests}}, {{labels}}  tables that are made here
+
+Anything else in such braces is an error. The top README gets its table where it has marks for it.
+The same lines give the same pages, to the byte.
 """
 
 import re
@@ -16,23 +20,11 @@ from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from results.study import ARMS, read_lines  # noqa: E402
+from rekd import sign_flip_test  # noqa: E402
+from results.study import ARMS, DEFAULT, LIMITS, read_lines  # noqa: E402
 from train import METHODS, T95  # noqa: E402
 
 MARKED = re.compile("(?<=<!-- results -->\n).*(?=<!-- /results -->)", re.DOTALL)
-DEFAULT = "glyphs-compare-64", "phrases-compare-250"  # shown in the top README
-COLOURS = "#777", "#b70", "#06c", "#c03"  # of METHODS
-SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 330" font-size="13"
- font-family="sans-serif" fill="none" stroke-width="2">
-<style>text {{ fill: #000; text-anchor: middle }}</style>
-<rect width="600" height="330" fill="#fff"/>
-<text x="300" y="20">{}: test accuracy against labels, 95 % intervals over seeds</text>
-<path d="M50 290H500" stroke="#ddd"/><text x="30" y="294">.0</text>
-<path d="M50 240H500" stroke="#ddd"/><text x="30" y="244">.2</text>
-<path d="M50 190H500" stroke="#ddd"/><text x="30" y="194">.4</text>
-<path d="M50 140H500" stroke="#ddd"/><text x="30" y="144">.6</text>
-<path d="M50 90H500" stroke="#ddd"/><text x="30" y="94">.8</text>
-"""
 
 
 # ---------------------------------------------------------------- figures
@@ -47,11 +39,14 @@ def read_numbers(lines):
                 numbers.setdefault(name, {})[line["seed"]] = number
     for (arm, method, key), found in [*numbers.items()]:
         for base in METHODS:
-            others = numbers.get((arm, base, key), {})
-            pairs = {seed: found[seed] - others[seed] for seed in found if seed in others}
+            pairs = paired(found, numbers.get((arm, base, key), {}))
             if pairs:
                 numbers[arm, f"{method}-{base}", key] = pairs
     return numbers
+
+
+def paired(found, others):
+    return {seed: found[seed] - others[seed] for seed in found if seed in others}
 
 
 def interval(found):
@@ -67,59 +62,125 @@ def figure(found):
 
 def fill(text, numbers):
     """The prose with its figures; KeyError: no run tells it."""
-    return re.sub(r"\{\{(.*?)\}\}", lambda match: figure(numbers[tuple(match[1].split())]), text)
+    def figure_of(match):
+        name, _, base = match[1].partition(" - ")
+        arm, *method, key = name.split()
+        method = " ".join(method)
+        found = numbers[arm, method, key]
+        return figure(paired(found, numbers[base, method, key]) if base else found)
+    return re.sub(r"\{\{(.*?)\}\}", figure_of, text)
 
 
-# ---------------------------------------------------------------- table and charts
-def arms_of(numbers, dataset=""):
-    """Those that have runs, in their order."""
-    return [arm for arm in ARMS
-            if arm.startswith(dataset) and (arm, "rekd", "accuracy") in numbers]
+# ---------------------------------------------------------------- tables
+def markdown(rows):
+    """The first row is the head."""
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def table(numbers, arms):
-    """Markdown, an arm a row; random and F1 are REKD's."""
+def arms_of(numbers):
+    """Those that compare all methods and have runs, in their order."""
+    return [arm for arm in ARMS if "-compare-" in arm and (arm, "rekd", "accuracy") in numbers]
+
+
+def labels_table(numbers, arms):
+    """An arm a row; random and F1 are REKD's."""
     names = [method.upper() for method in METHODS]
-    rows = [["data", "labels", *names, "REKD - RE", "random", "F1", "seeds"]]
-    rows.append(["---"] * len(rows[0]))
+    rows = [["data", "labels", *names, "REKD - RE", "REKD - KD", "random", "F1", "seeds"]]
     for arm in arms:
-        cells = [figure(numbers.get((arm, name, "accuracy"))) for name in (*METHODS, "rekd-re")]
+        cells = [figure(numbers.get((arm, name, "accuracy")))
+                 for name in (*METHODS, "rekd-re", "rekd-kd")]
         cells += [figure(numbers.get((arm, "rekd", key))) for key in ("random", "f1")]
         seeds = str(len(numbers[arm, "rekd", "accuracy"]))
         rows.append([*arm.split("-compare-"), *cells, seeds])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(rows)
+
+
+def tests_table(numbers):
+    """Exact sign-flip tests of the default arms, and Holm's correction for their number."""
+    found = {}
+    for dataset, few in DEFAULT.items():
+        for method in ("rekd-re", "rekd-kd"):
+            gains = numbers.get((f"{dataset}-compare-{few}", method, "accuracy"))
+            if gains:
+                found[f"{dataset}, {few} labels: {method.upper()}"] = sign_flip_test(gains.values())
+    rows, highest = [["difference", "p", "p by Holm"]], 0.0
+    ordered = sorted(found.items(), key=lambda item: item[1])
+    for i, (name, p) in enumerate(ordered):
+        highest = max(highest, min(1.0, p * (len(ordered) - i)))
+        rows.append([name.replace("REKD-", "REKD - "), f"{p:.4f}", f"{highest:.4f}"])
+    return markdown(rows)
+
+
+# ---------------------------------------------------------------- charts
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 330" font-size="13"
+ font-family="sans-serif" fill="none" stroke-width="2">
+<style>text {{ fill: #000; text-anchor: middle }}</style>
+<rect width="660" height="330" fill="#fff"/>
+<text x="300" y="20">{}: test accuracy against labels, 95 % intervals over seeds</text>
+<path d="M50 290H500" stroke="#ddd"/><text x="30" y="294">.0</text>
+<path d="M50 240H500" stroke="#ddd"/><text x="30" y="244">.2</text>
+<path d="M50 190H500" stroke="#ddd"/><text x="30" y="194">.4</text>
+<path d="M50 140H500" stroke="#ddd"/><text x="30" y="144">.6</text>
+<path d="M50 90H500" stroke="#ddd"/><text x="30" y="94">.8</text>
+<path d="M50 40H500" stroke="#ddd"/><text x="30" y="44">1</text>
+"""
+# A line of the chart: where its figures are, its name, colour and dashes.
+CURVES = [
+    ("compare", "teacher", "accuracy", "teacher", "#000", "1 4"),
+    ("compare", "rekd", "accuracy", "REKD", "#c03", ""),
+    ("compare", "re", "accuracy", "RE", "#06c", ""),
+    ("compare", "kd", "accuracy", "KD", "#b70", ""),
+    ("compare", "cls", "accuracy", "CLS", "#777", ""),
+    ("rekdunlabelled", "rekd", "accuracy", "REKD, rest unlabelled", "#c03", "6 3"),
+    ("kdunlabelled", "kd", "accuracy", "KD, rest unlabelled", "#b70", "6 3"),
+    ("bag", "bag", "accuracy", "bag of words", "#080", "2 2"),
+    ("compare", "re", "random", "RE on random masks", "#06c", "2 2"),
+]
 
 
 def chart(numbers, dataset):
     """SVG: labels from left to right, a line a method."""
-    height = lambda accuracy: round(290 - 250 * accuracy, 1)
-    places = {arm: 80 + 80 * i for i, arm in enumerate(arms_of(numbers, dataset))}
     parts = [SVG.format(dataset)]
-    for arm, x in places.items():
-        parts.append(f'<text x="{x}" y="315">{arm.split("-")[-1]}</text>')
-    for i, (method, colour) in enumerate(zip(METHODS, COLOURS)):
-        means, bars = "M", ""
-        for arm, x in places.items():
-            centre, half = interval(numbers[arm, method, "accuracy"])
-            means += f" {x},{height(centre)}"
-            bars += f"M{x} {height(centre - half)}V{height(centre + half)}"
-        parts.append(f'<path d="{means}{bars}" stroke="{colour}"/><text x="550" y="{60 + 20 * i}" '
-                     f'style="fill: {colour}">{method.upper()}</text>')
+    places = {labels or "all": 80 + 380 * i / (len(LIMITS[dataset]) - 1)
+              for i, labels in enumerate(LIMITS[dataset])}
+    for labels, x in places.items():
+        parts.append(f'<text x="{x:.0f}" y="315">{labels}</text>')
+    for i, (question, method, key, name, colour, dashes) in enumerate(CURVES):
+        points = {x: numbers.get((f"{dataset}-{question}-{labels}", method, key))
+                  for labels, x in places.items()}
+        path = line({x: interval(found) for x, found in points.items() if found})
+        if path:
+            style = f'stroke="{colour}" stroke-dasharray="{dashes}"'
+            parts.append(f'<path d="{path}" {style}/><path d="M505 {56 + 20 * i}h16" {style}/>'
+                         f'<text x="526" y="{60 + 20 * i}" style="text-anchor: start">{name}'
+                         "</text>")
     return "\n".join([*parts, "</svg>\n"])
 
 
+def line(points):
+    """{x: (mean, half of the interval)} -> the path of an SVG, with a bar at each point."""
+    height = lambda accuracy: round(290 - 250 * accuracy, 1)
+    means = " ".join(f"{x:.0f},{height(centre)}" for x, (centre, _) in points.items())
+    bars = "".join(f"M{x:.0f} {height(centre - half)}V{height(centre + half)}"
+                   for x, (centre, half) in points.items())
+    return f"M{means}{bars}" if points else ""
+
+
+# ---------------------------------------------------------------- the pages
 def write(lines):
     """The pages of these lines."""
     numbers = read_numbers(lines)
-    tables = table(numbers, arms_of(numbers))
+    arms = arms_of(numbers)
     readme = ROOT / "README.md"
-    if lines:
-        short = table(numbers, [arm for arm in arms_of(numbers) if arm in DEFAULT])
-        readme.write_text(MARKED.sub(f"{short}\n", readme.read_text()))
-    for dataset in sorted({arm.split("-")[0] for arm in arms_of(numbers)}):
+    short = labels_table(numbers, [arm for arm in arms
+                                   if arm.split("-compare-")[1] == str(DEFAULT[arm.split("-")[0]])])
+    readme.write_text(MARKED.sub(f"{short}\n", readme.read_text()))
+    for dataset in LIMITS:
         (ROOT / f"results/{dataset}.svg").write_text(chart(numbers, dataset))
-        tables += f"\n\n![Accuracy against labels on {dataset}]({dataset}.svg)"
-    prose = (ROOT / "results/prose.md").read_text().replace("{{tables}}", tables)
+    prose = (ROOT / "results/prose.md").read_text()
+    prose = prose.replace("{{labels}}", labels_table(numbers, arms))
+    prose = prose.replace("{{tests}}", tests_table(numbers))
     (ROOT / "results/README.md").write_text(fill(prose, numbers))
 
 

@@ -86,7 +86,7 @@ def make_arms():
                 arms[f"{name}-bag-{labels or 'all'}"] = Arm(
                     f"{name} {labels}", "", six, "results/words.py")
         for method in ("kd", "rekd"):
-            arms[f"{name}-unlabelled-{method}"] = Arm(
+            arms[f"{name}-{method}unlabelled-{few}"] = Arm(
                 f"{student} --method {method} --limit {few} --unlabelled", name, six)
         few = f"{student} --method rekd --limit {few}"
         for part, options in PARTS.items():
@@ -163,21 +163,23 @@ def run_arm(name, seed):
         options = f"{arm.options} --seed {seed} --teacher-checkpoint {best}"
         run(arm.script, options, seed, out / name / str(seed))
         line["teacher_options"] = TEACHERS[arm.teacher]
-        lines = [found for path in sorted((ROOT / out / name / str(seed)).rglob("result.json"))
+        paths = sorted((ROOT / out / name / str(seed)).rglob("result.json"))
+        lines = [found for path in [best.with_name("result.json"), *paths]
                  for found in lines_of(path, line, arm.is_judged)]
     with RUNS.open("a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def lines_of(path, line, is_judged):
-    """Of a run's result.json -> its line, and one for each kind of mask."""
-    method = json.loads(path.with_name("config.json").read_text())["method"]
+    """Of a run's result.json -> its line, and a student's for each kind of mask."""
+    config = json.loads(path.with_name("config.json").read_text())
+    method = "teacher" if config["role"] == "teacher" else config["method"]
     result = json.loads(path.read_text())
     result["hardware"] += f", {cpu_model()}"
-    for part in (result["teacher"]["dev"], result["test"], result["dev"]):
+    for part in (result["test"], (result["teacher"] or {}).get("dev", {})):
         part.pop("confusion", None)  # most of the file
     yield {**line, "method": method, **result}
-    if is_judged:
+    if is_judged and method != "teacher":
         for mask, row in judge.judge(path.with_name("best.pt"), DATA).items():
             yield {**line, "method": f"{method} by {mask}", "test": row}
 

@@ -84,7 +84,8 @@ def test_a_finished_seed_is_never_run_twice(tmp_path, monkeypatch):
         made.append((seed, "--resume" in line, is_student))
         folder = Path(re.search(r"--out=(\S+)", line)[1], "set", "student" if is_student else "best")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text('{"method": "re"}')
+        config = {"role": "student" if is_student else "teacher", "method": "re"}
+        (folder / "config.json").write_text(json.dumps(config))
         if made[-1] == (2, False, True):
             raise KeyboardInterrupt
         (folder / "best.pt").touch()
@@ -98,7 +99,8 @@ def test_a_finished_seed_is_never_run_twice(tmp_path, monkeypatch):
     assert teachers == [2027, 2028, 2026]  # of three; the fourth student has the first's
     assert [run[:2] for run in made if run[2]] == [
         (1, False), (2, False), (2, True), (3, False), (4, False)]
-    assert [line["seed"] for line in study.read_lines()] == [1, 2, 3, 4]
+    lines = [(line["seed"], line["method"]) for line in study.read_lines()]
+    assert lines == [(seed, method) for seed in (1, 2, 3, 4) for method in ("teacher", "re")]
 
 
 def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch):
