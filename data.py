@@ -33,7 +33,7 @@ import urllib.request
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -117,8 +117,8 @@ class Dataset:
         has. unlabelled: the rest of train stays, with class -1."""
         train, dev, crops = self.train, self.dev, self.crops
         if 0 < limit < len(train):
-            rows = stratified_order(train.y.cpu(), seed)[:limit]
-            dev = dev.select(stratified_order(dev.y.cpu(), seed)[:max(limit // 4, 1)])
+            rows = stratified_order(train.y, seed)[:limit]
+            dev = dev.select(stratified_order(dev.y, seed)[:max(limit // 4, 1)])
             if unlabelled:
                 y = torch.full_like(train.y, -1)
                 y[rows] = train.y[rows]
@@ -130,8 +130,8 @@ class Dataset:
             raise UserError(f"some of {len(self.classes)} classes have no training example: add "
                             "files or raise --limit")
         seen = [field for part in (train, dev, self.test)
-                for field in (part.x, part.y, part.truth) if field is not None]
-        fingerprint = checksum(self.classes, *(field.cpu() for field in seen))
+                for field in (part.x, part.y, part.truth)]
+        fingerprint = checksum(self.classes, seen)
         return replace(self, train=train, dev=dev, crops=crops, fingerprint=fingerprint)
 
     def batches(self, split, batch_size, order=None, view=None):
@@ -187,10 +187,11 @@ def read_dataset(name, data_dir, image_size):
     """-> the training set with dev, the test set, the names of the classes."""
     kind_of(name, data_dir)  # a UserError if there is no such set
     if name in BUILT_IN:
-        return BUILT_IN[name]()
+        make, classes = BUILT_IN[name]
+        return make(7500, DATA_SEED), make(3000, DATA_SEED + 1), classes
     if (data_dir / name).is_dir():
         return read_folder(data_dir / name, image_size)
-    return DOWNLOADS[name](data_dir)
+    return fetch_imdb(data_dir) if name == "imdb" else fetch_cifar(name, data_dir)
 
 
 def kind_of(name, data_dir="data"):
@@ -202,8 +203,8 @@ def kind_of(name, data_dir="data"):
                         f"{Path(data_dir, Path(name).name)}/{{train,test}}/<class>/")
     if name in local and name not in BUILT_IN:
         # By majority: a folder of images may hold a readme.txt.
-        endings = Counter(path.suffix.lower() for path in Path(data_dir, name).glob("train/*/*"))
-        return max(FILES, key=lambda kind: sum(endings[ending] for ending in FILES[kind]))
+        endings = [path.suffix.lower() for path in Path(data_dir, name).glob("train/*/*")]
+        return max(FILES, key=lambda kind: sum(ending in FILES[kind] for ending in endings))
     return "text" if name in ("phrases", "imdb") else "image"
 
 
@@ -218,6 +219,7 @@ def seeded(seed):
 def stratified_order(y, seed=DATA_SEED):
     """(n,) classes -> (n,) rows, in random order but for this: every prefix holds the classes in
     their shares."""
+    y = y.cpu()
     key = torch.empty(len(y), dtype=torch.float64)
     with seeded(seed):
         for c, n in enumerate(y.bincount().tolist()):
@@ -257,11 +259,12 @@ def padded(rows, width):
     return torch.tensor(rows).int()
 
 
-def checksum(lines, *arrays):
-    """Of a list of str and of tensors on the host -> 16 hexadecimal digits."""
+def checksum(lines, tensors):
+    """Of a list of str and a list of tensors or None -> 16 hexadecimal digits."""
     digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape"))
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+    for tensor in tensors:
+        if tensor is not None:
+            digest.update(np.ascontiguousarray(tensor.cpu()))
     return digest.hexdigest()[:16]
 
 
@@ -300,8 +303,9 @@ def to_input(pixels, image_size):
     if x.shape[-1] != image_size:
         x = F.interpolate(x, image_size, mode="bilinear", antialias=True)
     # Plain numbers: a tensor of them would have to travel to the device, and wait for it.
-    colours = [(colour - mean) / std for colour, mean, std in zip(x.unbind(1), MEAN, STD)]
-    return torch.stack(colours, 1)
+    for colour, mean, std in zip(x.unbind(1), MEAN, STD):
+        colour.sub_(mean).div_(std)
+    return x
 
 
 def read_image(path, size=None, background="white"):
@@ -319,8 +323,8 @@ def read_image(path, size=None, background="white"):
 
 def to_rgb(image, background):
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
-        pixels, clear = np.asarray(image), image.info.get("transparency")
-        alpha = np.full(pixels.shape, 255) if clear is None else 255 * (pixels != clear)
+        pixels = np.asarray(image)
+        alpha = 255 * (pixels != image.info.get("transparency", -1))
         image = Image.fromarray(np.stack([pixels // 257, alpha], -1).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         behind = Image.new("RGBA", image.size, background)  # under transparent pixels lies anything
@@ -529,17 +533,12 @@ def read_folder(folder, image_size=32):
 def read_truth(folder, paths, inputs):
     """The true rationales of files, from truth/{train,test}/<class>/<same name>, see Examples. Of
     files without one there are none: all False, or no stretch."""
-    truth = []
-    for path, input in zip(paths, inputs):
-        place = folder / "truth" / path.relative_to(folder)
-        if isinstance(input, str):
-            excerpts = read_text(place).splitlines() if place.exists() else []
-            truth.append([stretch for line in excerpts
-                          for stretch in occurrences(line, input, place)])
-        else:
-            same = [other for other in place.parent.glob("*") if other.stem == place.stem]
-            truth.append(true_pixels(same[0] if same else None, path, input.shape[-1]))
-    return truth if isinstance(truth[0], list) else torch.stack(truth)
+    places = [folder / "truth" / path.relative_to(folder) for path in paths]
+    if isinstance(inputs, list):
+        return [true_stretches(place, text) for place, text in zip(places, inputs)]
+    drawn = {path.with_suffix(""): path for path in folder.glob("truth/*/*/*")}  # of any ending
+    return torch.stack([true_pixels(drawn.get(place.with_suffix("")), path, inputs.shape[-1])
+                        for place, path in zip(places, paths)])
 
 
 def true_pixels(place, path, size):
@@ -553,14 +552,17 @@ def true_pixels(place, path, size):
     return F.adaptive_max_pool2d(true, size)[0].bool()
 
 
-def occurrences(excerpt, text, place):
-    """Everywhere that an excerpt stands in a text, whatever the white space -> [(start, end)]."""
-    places = [i for i, c in enumerate(text) if not c.isspace()]
-    squeezed, wanted = "".join(text.split()), "".join(excerpt.split())
-    found = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", squeezed)]
-    if not found:
-        raise UserError(f"{place} has an excerpt that is not in its text: {excerpt[:60]!r}")
-    return [(places[i], places[i + len(wanted) - 1] + 1) for i in found if wanted]
+def true_stretches(place, text):
+    """Everywhere that an excerpt of the file, each a line, stands in a text, whatever the white
+    space -> [(start, end), ...]."""
+    stretches = []
+    for excerpt in read_text(place).splitlines() if place.exists() else []:
+        pattern = r"\s*".join(re.escape(c) for c in "".join(excerpt.split()))
+        found = [match.span(1) for match in re.finditer(f"(?=({pattern}))", text)]
+        if not found:
+            raise UserError(f"{place} has an excerpt that is not in its text: {excerpt[:60]!r}")
+        stretches += found
+    return stretches
 
 
 def list_files(folder, kind):
@@ -689,17 +691,17 @@ def download(url, path):
             raise OSError("the connection was cut")
 
 
-def fetch_cifar(name, root, coarse=False):
+def fetch_cifar(name, root):
     """CIFAR by torchvision, which downloads what is missing and verifies the md5 of each file
     before it reads it: a pickle can run code."""
     from torchvision import datasets  # takes 1.5 s
-    source = getattr(datasets, name)
+    source = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     splits = []
     for part in ("train", "test"):
         with by_hand(source.url, root / source.filename):
             found = source(root, part == "train", download=True)
         classes, labels = found.classes, found.targets
-        if coarse:  # torchvision reads the fine labels only
+        if name == "cifar100_coarse":  # torchvision reads the fine labels only
             folder = root / source.base_folder
             classes = unpickle(folder / "meta")["coarse_label_names"]
             labels = unpickle(folder / part)["coarse_labels"]
@@ -839,21 +841,9 @@ def phrases(n, seed):
 
 
 # ---------------------------------------------------------------- the data sets by name
-
-
-def load_glyphs():
-    return glyphs(7500, DATA_SEED), glyphs(3000, DATA_SEED + 1), list("0123456789")
-
-
-def load_phrases():
-    return phrases(7500, DATA_SEED), phrases(3000, DATA_SEED + 1), ["negative", "positive"]
-
-
-# A new set is one function that returns train, test (Examples) and the names of the classes.
-BUILT_IN = {"phrases": load_phrases, "glyphs": load_glyphs}
-DOWNLOADS = {  # of the folder that the files go into
-    "cifar10": partial(fetch_cifar, "CIFAR10"),
-    "cifar100": partial(fetch_cifar, "CIFAR100"),
-    "cifar100_coarse": partial(fetch_cifar, "CIFAR100", coarse=True),
-    "imdb": fetch_imdb
+# What makes a set by (n, seed), and the names of its classes: a new set is one more line.
+BUILT_IN = {
+    "phrases": (phrases, ["negative", "positive"]),
+    "glyphs": (glyphs, list("0123456789")),
 }
+DOWNLOADS = "cifar10 cifar100 cifar100_coarse imdb".split()

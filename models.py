@@ -81,15 +81,14 @@ def pack(mask, content, length, *tensors):
     score = 2.0 * selected + content                              # 3 kept, 1 hidden, 0 padding
     if not mask.requires_grad:
         kept = score.argsort(dim=1, descending=True, stable=True)[:, :length]    # (B, L), in order
+        mask = mask.gather(1, kept)
     else:
         kept = (score + torch.rand_like(score)).topk(length).indices             # (B, L), random
-    mask = mask.gather(1, kept)
-    if mask.requires_grad:
+        mask = mask.gather(1, kept)
         others = content & ~selected
         taken = others.gather(1, kept)
         scale = others.sum(1, keepdim=True) / taken.sum(1, keepdim=True).clamp(min=1)
-        scale = scale.expand_as(taken).masked_fill(~taken, 1)
-        mask = mask.detach() + scale * (mask - mask.detach())
+        mask = mask.detach() + torch.where(taken, scale, 1) * (mask - mask.detach())
     rows = torch.arange(len(mask), device=mask.device).unsqueeze(1)
     return [mask, *(x[rows if len(x) > 1 else 0, kept] for x in tensors)]
 
