@@ -179,12 +179,11 @@ def class_counts(predicted, y, num_classes):
     counts [true class][predicted class]."""
     pairs = (y * num_classes + predicted).bincount(minlength=num_classes**2)
     confusion = pairs.view(num_classes, num_classes).double()
-    recall = confusion.diag() / confusion.sum(1).clamp(min=1)
-    is_there = confusion.sum(1) > 0
+    recall = confusion.diag() / confusion.sum(1)  # nan of a class without an example
     # Counts, not float32 means: ties between seeds must stay ties.
     return {"accuracy": (confusion.diag().sum() / len(y)).item(), "examples": len(y),
-            "balanced_accuracy": recall[is_there].mean().item(), "class_recall": recall.tolist(),
-            "confusion": confusion.int().tolist()}
+            "balanced_accuracy": recall.nanmean().item(),
+            "class_recall": recall.nan_to_num().tolist(), "confusion": confusion.int().tolist()}
 
 
 def widen(mask, data):
@@ -195,8 +194,7 @@ def widen(mask, data):
 # ---------------------------------------------------------------- 2. one run
 def train(config, teacher, data, is_resumed, progress):
     """One run, from its first epoch or from last.pt on -> its result (also in result.json)."""
-    is_taught = config.method in ("kd", "rekd")
-    data = data.draw(config.limit, config.seed, bool(config.unlabelled) and is_taught)
+    data = data.draw(config.limit, config.seed, config.unlabelled and teacher is not None)
     folder, device = config.folder, data.train.y.device
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
     lock = open_run(config, is_resumed) if RANK == 0 else None  # held until this function ends
@@ -213,7 +211,7 @@ def train(config, teacher, data, is_resumed, progress):
     log, best = resume(folder, model, optimizer, origin)
     progress.total -= len(log) * config.steps
     network = DistributedDataParallel(model) if WORLD > 1 else model
-    told = time.time()
+    told = time.time()  # when an epoch was told: short ones are not, each
     about = {"model": model_args, "config": recorded(config), "classes": data.classes,
              "input": data.input, **origin}
     for epoch in range(len(log), config.epochs):
@@ -235,10 +233,9 @@ def train(config, teacher, data, is_resumed, progress):
         write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
         save(folder / "last.pt",
              {**state, "optimizer": optimizer.state_dict(), "best": best, "log": log})
-        if time.time() > told + 10 or epoch + 1 == config.epochs:  # epochs may be short
+        if time.time() > told + 10 or epoch + 1 == config.epochs:
             told = time.time()
-            say = tqdm.write if sys.stderr.isatty() else print
-            say(epoch_line(config, log[-1]))
+            tell_epoch(config, log[-1])
     result = finish(config, log, data, origin) if RANK == 0 else None
     wait()
     del lock
@@ -417,8 +414,7 @@ def experiment(args):
             print(f"teacher: {config.folder.name} is trained first; other teachers here: "
                   f"{', '.join(others) or 'none'}")
         train(config, None, data, True, progress)  # nothing to do where it is finished
-    is_taught = runs[-1].method in ("kd", "rekd")
-    teacher = get_teacher(path, runs[0], data) if is_taught else None
+    teacher = get_teacher(path, runs[0], data) if runs[-1].method in TAUGHT else None
     # Where student and teacher would be the same run, it was trained already.
     for i, config in enumerate(runs):
         if teachers and is_same_run(config, teachers[0]):
@@ -426,9 +422,9 @@ def experiment(args):
             runs[i] = teachers[0]
     results = []
     for config in runs:
-        its_teacher = teacher if config.method in ("kd", "rekd") else None
-        results.append(train(config, its_teacher, data, args.resume or config in teachers,
-                             progress))
+        is_resumed = args.resume or config in teachers
+        its_teacher = teacher if config.method in TAUGHT else None
+        results.append(train(config, its_teacher, data, is_resumed, progress))
     if RANK > 0:
         return
     title = f"{data.name}, test set, {runs[0].preset}, seeds from {args.seed}"
@@ -446,7 +442,7 @@ def plan(args, n=10**9):
     """-> the configs of the teacher, if one has to be there, and of methods x seeds."""
     methods = METHODS if args.compare else [args.method]
     teachers = []
-    if methods[-1] in ("kd", "rekd") and not args.teacher_checkpoint:
+    if methods[-1] in TAUGHT and not args.teacher_checkpoint:
         seed = 2026 if args.teacher_seed is None else args.teacher_seed
         teachers = [make_config(args, "teacher", "re", seed, n)]
     return teachers, [make_config(args, args.role, method, args.seed + k, n)
@@ -483,15 +479,12 @@ def table(title, data, runs, results):
     for method, found in by_method.items():
         tests = [result["test"] for result in found]
         cells = "".join(f"{spread(tests, key):17}" for key in columns)
-        rate = statistics.mean(test["rate_mean"] for test in tests)
-        seconds = statistics.mean(result["seconds"] for result in found)
-        lines.append(f"{method.upper():8}{cells}{rate:7.3f}{found[0]['parameters']:12,}"
-                     f"{seconds:9.0f}")
+        lines.append(f"{method.upper():8}{cells}{mean(tests, 'rate_mean'):7.3f}"
+                     f"{found[0]['parameters']:12,}{mean(found, 'seconds'):9.0f}")
     teacher = results[-1]["teacher"]
     if teacher:
-        dev = teacher["dev"]
-        lines += ["", f"teacher: {teacher['preset']} (RE), accuracy on dev {dev['accuracy']:.4f} "
-                      f"at rate {dev['rate_mean']:.3f}"]
+        lines.append("\nteacher: {preset} (RE), accuracy on dev {dev[accuracy]:.4f} at rate "
+                     "{dev[rate_mean]:.3f}".format(**teacher))
     for base in ("re", "kd"):
         if base in by_method and "rekd" in by_method:
             lines.append(gain(f"REKD - {base.upper()}", by_method["rekd"], by_method[base]))
@@ -511,11 +504,10 @@ def is_uneven(data):
 
 def verdict(method, results):
     """In words, where a rationale has no clear gain over as many random features."""
-    tests = [result["test"] for result in results if "random" in result["test"]]
-    if not tests:
+    tests = [result["test"] for result in results]
+    if "random" not in tests[0]:
         return []
-    own = statistics.mean(test["accuracy"] for test in tests)
-    by_chance = statistics.mean(test["random"] for test in tests)
+    own, by_chance = mean(tests, "accuracy"), mean(tests, "random")
     error = (2 * own * (1 - own) / sum(test["examples"] for test in tests)) ** 0.5
     if own > by_chance + 2 * error:
         return []
@@ -523,13 +515,17 @@ def verdict(method, results):
             f"({own:.3f} against {by_chance:.3f})."]
 
 
+def mean(results, key):
+    return statistics.mean(result[key] for result in results)
+
+
 def spread(results, key):
     """mean +- sample standard deviation; the value alone where there is one."""
     values = [result[key] for result in results if key in result]
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.3f}"
+    deviation = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 # Student's t: the mean of n seeds +- T95[n - 2] standard errors is a 95 % interval.
@@ -550,17 +546,16 @@ def gain(name, better, base):
 
 def progress_bar(steps):
     """Of the whole command, with the time left: on a terminal, elsewhere a line every minute."""
-    if sys.stderr.isatty():
-        return tqdm(total=steps, unit="step", leave=False)
-    return tqdm(total=steps, unit="step", leave=False, delay=20, mininterval=50, ascii=True,
-                disable=RANK > 0)
+    rarely = {} if sys.stderr.isatty() else {"delay": 20, "mininterval": 50, "ascii": True}
+    return tqdm(total=steps, unit="step", leave=False, disable=RANK > 0, **rarely)
 
 
-def epoch_line(config, line):
+def tell_epoch(config, line):
     """What the log says of an epoch, in brief."""
-    return (f"{config.role} {config.method.upper()} seed {config.seed}  "
-            f"epoch {line['epoch']:>2}/{config.epochs}  loss {line['loss']:.4f}  "
-            f"dev accuracy {line['accuracy']:.4f}  rate {line['rate_mean']:.3f}")
+    say = tqdm.write if sys.stderr.isatty() else print  # above the bar
+    say(f"{config.role} {config.method.upper()} seed {config.seed}  "
+        f"epoch {line['epoch']:>2}/{config.epochs}  loss {line['loss']:.4f}  "
+        f"dev accuracy {line['accuracy']:.4f}  rate {line['rate_mean']:.3f}")
 
 
 # ---------------------------------------------------------------- 5. rationales to look at
@@ -796,6 +791,7 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "vit_tiny": 5e-2, "bert_base": 5e-5, "bert_ti
                  "image": 1e-2, "text": 1e-4}
 
 METHODS = ("cls", "kd", "re", "rekd")
+TAUGHT = ("kd", "rekd")  # of them by a teacher
 # Options that a run's folder does not bear as they are.
 COMMAND = ("dataset student method compare paper seed seeds resume out device checkpoint explain "
            "role kind sizes told").split()

@@ -88,13 +88,17 @@ def make_arms():
         for method in ("kd", "rekd"):
             arms[f"{name}-{method}unlabelled-{few}"] = Arm(
                 f"{student} --method {method} --limit {few} --unlabelled", name, six)
-        few = f"{student} --method rekd --limit {few}"
-        for part, options in PARTS.items():
-            arms[f"{name}-part-{part}"] = Arm(f"{few} {options}", name, six)
-        arms[f"{name}-part-shifted"] = Arm(few, name, six, "results/shifted.py")
+        if name != "glyphs":
+            few = f"{student} --method rekd --limit {few}"
+            for part, options in PARTS.items():
+                arms[f"{name}-part-{part}"] = Arm(f"{few} {options}", name, six)
+            arms[f"{name}-part-shifted"] = Arm(few, name, six, "results/shifted.py")
     for labels in (100, 250, 1000):
         arms[f"tweets-same-{labels}"] = Arm(
             f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
+    for method in ("kd", "rekd"):
+        student = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
+        arms[f"tweets-same{method}unlabelled-250"] = Arm(student, "same250", five)
     for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
         student = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
         arms[f"phrases-paper-{labels}"] = Arm(f"{student} --paper", "paper", six)
