@@ -248,9 +248,9 @@ def text_split(examples, tokenizer, max_length):
 
 
 def true_tokens(spans, stretches):
-    """Of each token of a text: does it begin in a true stretch? [CLS], the first, does not."""
-    return [False] + [any(first <= start < last for first, last in stretches)
-                      for start, _ in spans]
+    """Of each token of a text: does it lie in a true stretch? [CLS], the first, does not."""
+    return [False] + [any(first <= start and end <= last for first, last in stretches)
+                      for start, end in spans]
 
 
 def padded(rows, width):
@@ -322,8 +322,10 @@ def read_image(path, size=None, background="white"):
 
 
 def to_rgb(image, background):
-    if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255
+    if image.mode[0] in "IF":  # more than 8 bits a pixel: PIL would clip at 255
         pixels = np.asarray(image)
+        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError("its pixels are no whole numbers of 8 or 16 bits")
         alpha = 255 * (pixels != image.info.get("transparency", -1))
         image = Image.fromarray(np.stack([pixels // 257, alpha], -1).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
@@ -452,8 +454,11 @@ def read_vocabulary(path):
         return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     try:
         found = json.loads(text)
-        ids = found["model"]["vocab"]
-        is_fit = found["model"]["type"] == "WordPiece" and found["normalizer"]["lowercase"]
+        ids, rules = found["model"]["vocab"], found["normalizer"]
+        is_fit = (found["model"]["type"] == "WordPiece" and rules["lowercase"]
+                  and rules.get("strip_accents") is not False
+                  and rules.get("handle_chinese_chars") is not False
+                  and all(token["content"] in ids for token in found.get("added_tokens", [])))
     except (ValueError, LookupError, TypeError):
         is_fit = False
     if not is_fit:
@@ -485,7 +490,7 @@ def read_text(path):
     """A UTF-8 file -> its text; bytes that cannot be decoded become U+FFFD. An empty or binary one,
     and one that loses more than a tenth so, is a UserError."""
     try:
-        text = Path(path).read_bytes().decode(errors="replace")
+        text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     is_lost = text.count("\ufffd") > len(text) / 10
@@ -517,11 +522,8 @@ def read_folder(folder, image_size=32):
         raise UserError(f"{folder} has the class folders {classes} in train and {in_test} in test: "
                         f"they must be the same, and at least two")
     paths = train + test
-    files = {path for part in ("train", "test") for path in (folder / part).rglob("[!.]*")}
-    skipped = sorted(path for path in files - {*paths} if not path.is_dir())
-    if skipped:
-        print(f"skipped {len(skipped)} files (first: {skipped[0]}): no {kind}s, or not right in a "
-              "class folder", file=sys.stderr)
+    tell_files({*files_in(folder / "train"), *files_in(folder / "test")} - {*paths}, "skipped",
+               f": no {kind}s, or not right in a class folder")
     inputs = read_images(paths, image_size) if kind == "image" else read_texts(paths)
     truth = read_truth(folder, paths, inputs) if (folder / "truth").is_dir() else None
     y = torch.tensor([classes.index(path.parent.name) for path in paths])
@@ -534,11 +536,16 @@ def read_truth(folder, paths, inputs):
     """The true rationales of files, from truth/{train,test}/<class>/<same name>, see Examples. Of
     files without one there are none: all False, or no stretch."""
     places = [folder / "truth" / path.relative_to(folder) for path in paths]
+    files = files_in(folder / "truth")
     if isinstance(inputs, list):
-        return [true_stretches(place, text) for place, text in zip(places, inputs)]
-    drawn = {path.with_suffix(""): path for path in folder.glob("truth/*/*/*")}  # of any ending
-    return torch.stack([true_pixels(drawn.get(place.with_suffix("")), path, inputs.shape[-1])
-                        for place, path in zip(places, paths)])
+        truth = [true_stretches(place, text) for place, text in zip(places, inputs)]
+    else:  # the picture may have another ending
+        drawn = {path.with_suffix(""): path for path in files}
+        places = [place if place.exists() else drawn.get(place.with_suffix("")) for place in places]
+        truth = torch.stack([true_pixels(place, path, inputs.shape[-1])
+                             for place, path in zip(places, paths)])
+    tell_files({*files} - {*places}, "skipped", ": the truth of no example")
+    return truth
 
 
 def true_pixels(place, path, size):
@@ -549,6 +556,8 @@ def true_pixels(place, path, size):
     if picture.shape != read_image(path).shape:
         raise UserError(f"{place} has another size than {path}: draw it anew")
     true = (picture > 32).any(0, keepdim=True).float()           # (1, H, W)
+    if picture.any() and not true.any():
+        raise UserError(f"{place} is nowhere brighter than 32 of 255: draw what is true in white")
     return F.adaptive_max_pool2d(true, size)[0].bool()
 
 
@@ -563,6 +572,23 @@ def true_stretches(place, text):
             raise UserError(f"{place} has an excerpt that is not in its text: {excerpt[:60]!r}")
         stretches += found
     return stretches
+
+
+def files_in(folder):
+    """All files below a folder but hidden ones, through links as well, in order."""
+    return sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True)
+                  for name in names if name[0] != ".")
+
+
+def printable(text):
+    """What a file holds, or is called, must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def tell_files(files, what, reason=""):
+    if files:
+        print(printable(f"{what} {len(files)} files (first: {min(files)}){reason}"),
+              file=sys.stderr)
 
 
 def list_files(folder, kind):
@@ -621,9 +647,7 @@ def read_images(paths, image_size):
 def read_texts(paths):
     texts = [read_text(path) for path in tqdm(paths, "reading texts", disable=None)]
     replaced = [path for path, text in zip(paths, texts) if "\ufffd" in text]
-    if replaced:
-        print(f"undecodable bytes in {len(replaced)} files were replaced (first: {replaced[0]})",
-              file=sys.stderr)
+    tell_files(replaced, "replaced undecodable bytes in")
     return texts
 
 

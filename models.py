@@ -499,7 +499,7 @@ def load_pretrained(backbone, source):
         found = published_tensors(state, kind, len(backbone.blocks))
         for name, slot in published_slots(backbone, kind).items():
             require(name in found, f"it has no {name}")
-            x = found.pop(name)
+            x = found.pop(name).detach()  # a parameter, perhaps
             if "embeddings" in name:
                 x = fit_table(x, slot)
             require(x.shape == slot.shape, f"{tuple(x.shape)} in {name}, not {tuple(slot.shape)}")

@@ -51,7 +51,7 @@ from tqdm import tqdm
 import data as datasets
 import models
 import rekd
-from data import UserError, write_atomically
+from data import UserError, printable, write_atomically
 
 EVAL_BATCH = 128
 # Which of how many processes this is: the first of one, unless torchrun says otherwise.
@@ -691,7 +691,7 @@ def explain(args):
         try:
             example = read_example(path, info["input"], args.device)
         except UserError as error:
-            print(f"train.py: {error}", file=sys.stderr)
+            print("train.py:", printable(str(error)), file=sys.stderr)
             is_whole = False
             continue
         examples.append(example)
@@ -700,14 +700,13 @@ def explain(args):
         write_text(out / "explained.jsonl", "\n".join(lines) + "\n")
         show(out / "explained", networks, examples[:64], info)
     if not examples or not is_whole:
-        fail(f"{len(examples)} of the files were read")
+        fail(f"{len(examples)} of the files were read: give images or UTF-8 texts, as in training")
 
 
 def files_of(paths):
     """Files, and those in folders."""
     for path in map(Path, paths):
-        yield from sorted(file for file in path.rglob("[!.]*") if file.is_file()
-                          ) if path.is_dir() else [path]
+        yield from datasets.files_in(path) if path.is_dir() else [path]
 
 
 def read_example(path, input, device):
@@ -740,14 +739,9 @@ def explained_text(example, mask, words):
     kept = [example.shown[start:end] for (_, start, end), keep in tokens if keep]
     text = marked(example.shown, words, mask, TERMINAL, str)
     unknown = (example.x == words.ids["[UNK]"]).sum().item()
-    if unknown > len(mask) / 2:
+    if unknown > (len(mask) - 2) / 2:  # without [CLS] and [SEP]
         text += f"\n(the vocabulary lacks {unknown} of these words: do not trust the answer)"
     return kept, text
-
-
-def printable(text):
-    """What a file holds must not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 # ---------------------------------------------------------------- 6. options
@@ -1095,6 +1089,9 @@ def load_data(args, config, vocabulary):
     if is_uneven(data):
         counts = data.train.y.bincount().tolist()
         told += "; " + ", ".join(f"{n} {name}" for name, n in zip(data.classes, counts))
+    unseen = [name for c, name in enumerate(data.classes) if c not in data.dev.y]
+    if unseen:
+        told += f"; dev, which chooses the checkpoint, has none of {', '.join(unseen)}"
     if data.test.truth is not None:
         told += f"; true rationales of {int(data.test.truth.any(1).sum())} test examples"
     if args.told:

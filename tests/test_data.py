@@ -234,6 +234,17 @@ def test_a_picture_may_hold_megabytes_of_text(tmp_path):
     Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png", pnginfo=told)
     assert data.read_image(tmp_path / "a.png")[0].eq(255).all()
 
+def test_whole_numbers_of_16_bits_are_read_and_others_are_refused(tmp_path):
+    for array, is_read in ((np.full((4, 4), 0.5, np.float32), False), (np.full((4, 4), -1), False),
+                           (np.full((4, 4), 70000), False), (np.full((4, 4), 257 * 9), True)):
+        array = array.astype(np.int32) if array.dtype == np.int64 else array
+        Image.fromarray(array).save(path := tmp_path / "x.tif")
+        if is_read:
+            assert data.read_image(path).eq(9).all()
+        else:
+            with pytest.raises(UserError, match="x.tif cannot be read as an image .*8 or 16 bits"):
+                data.read_image(path)
+
 def test_no_picture_starts_a_program(own, tmp_path, monkeypatch):
     """PIL would have Ghostscript open this one, whatever its name."""
     write(tmp_path, {"gs": f"#!/bin/sh\necho started > {tmp_path}/marker\n"})
@@ -264,7 +275,7 @@ def test_without_a_vocabulary_the_words_of_all_training_texts_are_counted(own, c
     assert test.x.unique().tolist() == [0, 1, 2, 3, 5, 6, 7]
     (own / "x.txt").write_bytes(b"caf\xe9 good film, and some more of what can be read")
     assert data.read_texts([own / "x.txt"] * 2)[1].startswith("caf\ufffd good film")
-    assert f"bytes in 2 files were replaced (first: {own}/x.txt)" in capsys.readouterr().err
+    assert f"replaced undecodable bytes in 2 files (first: {own}/x.txt)" in capsys.readouterr().err
 
 @pytest.mark.parametrize("sides, size, patch", [
     ([28, 40], 32, 4), ([48], 32, 4), ([64], 64, 8), ([28, 28, 300], 32, 4), ([300, 200], 64, 8)])
@@ -297,9 +308,20 @@ def test_the_true_patches_of_an_image_are_those_that_drawn_pixels_touch(
     assert dataset.classes == ["blue", "green", "red"] and dataset.test.truth.shape == (24, 16)
     assert dataset.test.truth.nonzero().tolist() == [[16, 0], [16, 7]]
     assert not dataset.train.truth.any() and not dataset.dev.truth.any()
-    write(own, {"colours/truth/train/red/1.png": Image.new("L", (15, 16))})
-    with pytest.raises(UserError, match="truth/train/red/1.png has another size than .*/1.png"):
-        load_dataset("colours", own)
+    for size, light, sentence in ((15, 0, "another size than .*/1.png"), (16, 1, "nowhere bright")):
+        write(own, {"colours/truth/train/red/1.png": Image.new("L", (size, 16), light)})
+        with pytest.raises(UserError, match=f"truth/train/red/1.png [a-z]+ {sentence}"):
+            load_dataset("colours", own)
+
+def test_the_truth_of_the_same_name_comes_first_and_that_of_no_example_is_told(own, capsys):
+    image = Image.open(own / "colours/test/red/0.png")
+    write(own, {"colours/test/red/0.bmp": image,
+                "colours/truth/test/red/0.png": Image.new("L", (16, 16), 255),
+                "colours/truth/test/red/0.bmp": Image.new("L", (16, 16), 0),
+                "colours/truth/test/wolf/9.png": image})
+    truth = load_dataset("colours", own).test.truth[16:18]      # of 0.bmp and 0.png
+    assert truth.all(1).tolist() == [False, True] and not truth[0].any()
+    assert "skipped 1 files (first: " in (said := capsys.readouterr().err) and "wolf/9.png" in said
 
 def true_words(tmp_path, text, excerpts, max_length=16):
     """Of a text, by its true excerpts: the tokens that are true."""
@@ -316,7 +338,8 @@ def true_words(tmp_path, text, excerpts, max_length=16):
     ("So dull. So  very\ndull, this.", "very dull", "very dull"),
     ("So dull. So  very\ndull, this.", "Sovery\n\n dull", "dull so very dull"),
     ("Die Café-Crème?! (中国) ok", "Crème?!\n中", "creme ? ! 中"),
-    ("on and on and on", "on and on\n", "on and on and on")])
+    ("on and on and on", "on and on\n", "on and on and on"),
+    ("nothing is not it", "\ufeffnot", "not")])                    # "nothing" only begins so
 def test_every_occurrence_of_each_true_excerpt_is_true(tmp_path, text, excerpts, expected):
     assert true_words(tmp_path, text, excerpts) == expected
     with pytest.raises(UserError, match="/truth/test/a/0.txt has an .* not in its text: 'a good'"):
@@ -335,8 +358,9 @@ def test_images_are_kept_at_their_size_if_they_have_one_and_it_is_small(own, ima
     assert dataset.train.x.shape == (48, 3, kept, kept)
     assert next(dataset.batches(dataset.train, 3))[1].shape == (3, 3, image_size, image_size)
 
-def test_what_is_no_class_and_what_kind_a_folder_is(own):
+def test_what_is_no_class_and_what_kind_a_folder_is(own, capsys):
     """The kind is that of most files of all folders; hidden ones and those of no class are none."""
+    (own / "words/train/bad/linked").symlink_to(own / "colours")
     for part in ("train/.ipynb_checkpoints", "train/unsup"):    # unsup: unlabelled reviews
         (own / "words" / part).mkdir()
     write(own, {f"colours/train/blue/{i}.txt": "notes" for i in range(30)})  # 20 images
@@ -346,6 +370,8 @@ def test_what_is_no_class_and_what_kind_a_folder_is(own):
                                    ("colours", "image", ["blue", "green", "red"], 48)):
         dataset = load_dataset(name, own)
         assert (data.kind_of(name, own), dataset.classes, len(dataset.train)) == (kind, classes, n)
+        said = capsys.readouterr().err  # x.txt, the logo, and the linked folder's 114 files
+        assert ("skipped 116 files" if name == "words" else "skipped 30 files") in said
 
 @pytest.mark.parametrize("name, place, change, sentence", [
     ("colours", "train/red/4.png", b"\xff\xd8\xff", "red/4.png cannot be read as an image"),

@@ -447,7 +447,7 @@ def test_explain_answers_files_and_folders(run, tmp_path):
     written = "<script>alert('Good')</script>  A GOOD film, gr\u00fc\u00dfe \x1b[2J\a" + "so " * 50
     (folder / "a.txt").write_text(written, "utf-8")
     (folder / "b.txt").write_bytes(b"")
-    (folder / "c.txt").write_text("nothing that was ever read before, elsewhere")
+    (folder / "c.txt").write_text("elsewhere")
     best = student(run, dataset="words") / "best.pt"
     found = run(f"--explain {folder} --checkpoint {best}", small="none")
     assert found.code == 2 and "b.txt is empty" in found.err  # the others are answered
