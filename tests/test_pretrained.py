@@ -120,8 +120,9 @@ def test_formats_prefixes_heads_and_names_of_2018_all_give_the_same_backbone(tmp
             "bert.embeddings.position_ids": torch.arange(20)}
     torch.save(old, tmp_path / "pytorch_model.bin")
     torch.save(state, tmp_path / "old.bin", _use_new_zipfile_serialization=False)  # of 2020
-    torch.save(dict(theirs(tmp_path / "live", BERT)[0].named_parameters()), tmp_path / "parameters.bin")
-    ours(BERT, tmp_path / "parameters.bin")
+    live, _ = theirs(tmp_path / "live", BERT)
+    torch.save(dict(live.named_parameters()), tmp_path / "live.bin")
+    assert equal(ours(BERT, tmp_path / "live.bin"), ours(BERT, live.state_dict()))
     for source in (old, state, tmp_path / "pytorch_model.bin", str(tmp_path / "old.bin")):
         assert equal(ours(BERT, source), expected)
     half = {key: x.bfloat16() for key, x in state.items()}

@@ -82,7 +82,7 @@ def test_a_finished_seed_is_never_run_twice(tmp_path, monkeypatch):
         seed = int(re.search(r"--seed (\d+)", line)[1])
         is_student = "--limit 5" in line
         made.append((seed, "--resume" in line, is_student))
-        folder = Path(re.search(r"--out=(\S+)", line)[1], "set", "student" if is_student else "best")
+        folder = Path(re.search(r"--out=(\S+)", line)[1], "set", "a run")
         folder.mkdir(parents=True, exist_ok=True)
         config = {"role": "student" if is_student else "teacher", "method": "re"}
         (folder / "config.json").write_text(json.dumps(config))
