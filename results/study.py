@@ -185,7 +185,7 @@ def lines_of(path, line, is_judged):
     yield {**line, "method": method, **result}
     if is_judged and method != "teacher":
         for mask, row in judge.judge(path.with_name("best.pt"), DATA).items():
-            yield {**line, "method": f"{method} by {mask}", "test": row}
+            yield {**line, "method": f"{method} {mask}", "test": row}
 
 
 if __name__ == "__main__":

@@ -259,17 +259,21 @@ def test_no_picture_starts_a_program(own, tmp_path, monkeypatch):
 
 # ---------------- texts
 def test_without_a_vocabulary_the_words_of_all_training_texts_are_counted(own, capsys):
-    write(own / "words", {f"train/bad/{i}.txt": f"only{i}" for i in range(40)})  # 16 go to dev
+    """Those of dev as well, but not those that occur once: they teach what [UNK] is."""
+    texts = {f"train/bad/{i}.txt": f"only{i} only{i} once{i}" for i in range(40)}
+    write(own / "words", texts)                                 # 16 go to dev
     dataset = load_dataset("words", own, max_length=12)
     vocabulary = dataset.input["vocabulary"]
     assert vocabulary[:7] == [*SPECIAL, "so", ","]              # 3 a text: the most frequent
     assert {f"only{i}" for i in range(40)} < set(vocabulary) and "testing" not in vocabulary
+    assert "once0" not in vocabulary and (dataset.train.x == 1).any()
     assert dataset.draw(4, 0).input == dataset.input
     for text, x, length in zip(dataset.test.texts, dataset.test.x, dataset.test.lengths):
         ids = WordPiece(vocabulary).encode(text, 12)
         assert x.tolist() == ids + [0] * (12 - len(ids)) and length == len(ids)
     assert dataset.test.texts[0] == "one  bad film<br />testing"  # as it was written
     assert data.count_words(["b b a c", "a b [SEP]", "d d d d"], size=2) == [*SPECIAL, "d", "b"]
+    assert data.count_words(["b b a c", "a b [SEP]"]) == [*SPECIAL, "b", "a"]
     write(own, {"vocab.txt": "\n".join([*SPECIAL, "good", "b", "##ad"]) + "\n"})
     test = load_dataset("words", own, vocab=own / "vocab.txt").test
     assert test.x.unique().tolist() == [0, 1, 2, 3, 5, 6, 7]
@@ -327,8 +331,8 @@ def true_words(tmp_path, text, excerpts, max_length=16):
     """Of a text, by its true excerpts: the tokens that are true."""
     texts = {f"{part}/{c}/{i}.txt": "a film" for part in ("train", "test") for c in "ab"
              for i in range(5)}
-    write(tmp_path / "set", {**texts, "train/a/0.txt": text, "test/a/0.txt": text,
-                             "truth/test/a/0.txt": excerpts})
+    write(tmp_path / "set", {**texts, "train/a/0.txt": text, "train/b/0.txt": text,
+                             "test/a/0.txt": text, "truth/test/a/0.txt": excerpts})
     dataset = load_dataset("set", tmp_path, max_length=max_length)
     assert not dataset.train.truth.any() and not dataset.test.truth[1:].any()
     true = dataset.test.x[0, dataset.test.truth[0]]
