@@ -98,7 +98,7 @@ def make_arms():
             f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
     for method in ("kd", "rekd"):
         student = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
-        arms[f"tweets-same{method}unlabelled-250"] = Arm(student, "same250", five)
+        arms[f"tweets-same{method}unlabelled-250"] = Arm(student, "same250", five[:3])
     for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
         student = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
         arms[f"phrases-paper-{labels}"] = Arm(f"{student} --paper", "paper", six)

@@ -347,7 +347,12 @@ def test_uneven_classes_are_told_and_chosen_by_their_recalls(run, folders, tmp_p
     never = [name for name, recall in zip(("bad", "good"), read(student(
         run, dataset="words") / "result.json")["test"]["class_recall"]) if recall == 0]
     assert ("never finds: " + ", ".join(never) in out) == bool(never)
-    result = read(student(run, dataset="words") / "result.json")["test"]
+    assert "has none of bad" not in out                         # 25 examples, a fifth is dev
+    for path in sorted((root / "words" / "train" / "bad").iterdir())[2:]:
+        path.unlink()
+    assert "dev, which chooses the checkpoint, has none of bad" in " ".join(
+        finished(run(f"--method cls --data-dir {root}", "words")).split())
+    result = read(student(run, "re-*", dataset="words") / "result.json")["test"]
     assert result["balanced_accuracy"] == pytest.approx(sum(result["class_recall"]) / 2)
 
 
@@ -369,6 +374,7 @@ def test_paper_sets_every_departure_for_student_and_teacher():
                 assert getattr(config, key) == value
         assert config.epochs == 35 and config.lr == 1e-5 and config.batch_size == 32
     assert (student.lambda_select, teacher.lambda_select) == (1e-2, 5e-3)  # tiny's REKD, base's RE
+    assert (student.teacher_reads, student.tau_start, student.alpha) == ("student", 5, 0.5)  # ours
     assert "-paper" in student.folder.name and "-paper" in teacher.folder.name
     cls, _ = configs("--paper --dataset cifar10 --student vit_tiny", "cls")
     re, _ = configs("--paper --dataset cifar10 --student vit_tiny", "re")
