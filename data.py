@@ -138,7 +138,7 @@ class Dataset:
         """Yields rows (B,) of the split, on the host; x (B, 3, S, S) or token ids (B, T); y (B,).
 
         order: (n,) rows in their order, on the host; None: all, as they come. A view is a fixed
-        crop and flip of each training image, so that what a frozen teacher says of it can be
+        crop and flip of each training image, so that a frozen teacher's rationale of it can be
         computed once.
         """
         if order is None:
@@ -325,7 +325,7 @@ def to_rgb(image, background):
     if image.mode[0] in "IF":  # more than 8 bits a pixel: PIL would clip at 255
         pixels = np.asarray(image)
         if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError("its pixels are no whole numbers of 8 or 16 bits")
+            raise ValueError("its pixels are no whole numbers of 16 bits")
         alpha = 255 * (pixels != image.info.get("transparency", -1))
         image = Image.fromarray(np.stack([pixels // 257, alpha], -1).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
@@ -458,7 +458,8 @@ def read_vocabulary(path):
         is_fit = (found["model"]["type"] == "WordPiece" and rules["lowercase"]
                   and rules.get("strip_accents") is not False
                   and rules.get("handle_chinese_chars") is not False
-                  and all(token["content"] in ids for token in found.get("added_tokens", [])))
+                  and all(token["content"] in ids for token in found.get("added_tokens", []))
+                  and sorted(ids.values()) == [*range(len(ids))])
     except (ValueError, LookupError, TypeError):
         is_fit = False
     if not is_fit:
@@ -572,14 +573,20 @@ def true_stretches(place, text):
         found = [match.span(1) for match in re.finditer(f"(?=({pattern}))", text)]
         if not found:
             raise UserError(f"{place} has an excerpt that is not in its text: {excerpt[:60]!r}")
-        stretches += found
+        for start, end in found:  # a token's span has the marks and signs that are dropped after it
+            while end < len(text) and not basic_form(text[end]):
+                end += 1
+            stretches.append((start, end))
     return stretches
 
 
 def files_in(folder):
     """All files below a folder but hidden ones, through links as well, in order."""
-    return sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True)
-                  for name in names if name[0] != ".")
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [Path(place, name) for name in names if name[0] != "."]
+    return sorted(found)
 
 
 def printable(text):
@@ -680,7 +687,7 @@ def by_hand(url, path, hint=""):
         with suppress(OSError):
             path.unlink()
         raise UserError(f"cannot download {url} ({error}): "
-                        f"fetch it by hand and put it at {path}{hint}") from error
+                        f"start again, or fetch it by hand and put it at {path}{hint}") from error
 
 
 def fetch_hub(repo, *filenames, read=Path.read_bytes):
@@ -867,7 +874,7 @@ def phrases(n, seed):
 
 
 # ---------------------------------------------------------------- the data sets by name
-# What makes a set by (n, seed), and the names of its classes: a new set is one more line.
+# What makes a set by (n, seed), and the names of its classes.
 BUILT_IN = {
     "phrases": (phrases, ["negative", "positive"]),
     "glyphs": (glyphs, list("0123456789")),

@@ -484,9 +484,9 @@ def load_pretrained(backbone, source):
     """All weights of a ViT or BERT from a file (.safetensors, or of torch.save) or a state dict,
     by the names of Hugging Face's published files.
 
-    A prefix (vit., bert.) and heads do not matter. Of more layers or word positions than needed
-    the first are taken; image positions are interpolated. Whatever else is not as in `backbone`,
-    a config.json beside the file included, is a UserError.
+    A prefix (vit., bert.) and heads do not matter. Of more layers, words or word positions than
+    needed the first are taken; image positions are interpolated. Whatever else is not as in
+    `backbone`, a config.json beside the file included, is a UserError.
     """
     kind = "vit" if isinstance(backbone, ViT) else "bert"
     is_file = not isinstance(source, dict)

@@ -211,7 +211,7 @@ def train(config, teacher, data, is_resumed, progress):
     log, best = resume(folder, model, optimizer, origin)
     progress.total -= len(log) * config.steps
     network = DistributedDataParallel(model) if WORLD > 1 else model
-    told = time.time()  # when an epoch was told: short ones are not, each
+    told = time.time()  # of the last line that was told: at most one in ten seconds
     about = {"model": model_args, "config": recorded(config), "classes": data.classes,
              "input": data.input, **origin}
     for epoch in range(len(log), config.epochs):
@@ -353,33 +353,37 @@ class Teacher(NamedTuple):
     """A frozen RE model, outside its student, and what it has said of the training examples."""
     network: rekd.Rationalist
     record: dict       # its checkpoint's path, the hash of its weights, preset, dev metrics
-    answers: dict      # (view, data) -> keep_logits (n, N) and logits (n, C), in float16
+    answers: dict      # (view, data, whose mask it reads) -> see ask_teacher
 
     def cached(self, key, rows, x):
-        """Of x, the training examples `rows` (B,) -> keep_logits (B, N), logits (B, C)."""
+        """Of x, the training examples `rows` (B,) -> keep_logits (B, N), logits (B, C) or None."""
         keep, logits = self.answers[key]
         rows = rows.to(x.device, non_blocking=True)
         width = x.shape[1] if x.ndim == 2 else None  # a batch of texts may be narrower
-        return keep[rows, :width], logits[rows].float()
+        return keep[rows, :width], None if logits is None else logits[rows].float()
 
 
 @torch.no_grad()
 def ask_teacher(teacher, view, data, config):
-    """A frozen teacher is asked once about each training example, cropped as in this view -> where
-    its answers are.
+    """A frozen teacher's rationale of each training example, cropped as in this view, is computed
+    once, and so is its prediction, unless it must read the mask of its student, at every step
+    -> where its answers are: keep_logits (n, N), logits (n, C) or None, in float16.
 
     (TinyViT, arXiv 2207.10666, stores a teacher's logits so; a teacher must see the very view that
     its student sees: arXiv 2106.05237.)
     """
-    key = view, data.fingerprint
+    reads = config.teacher_reads if config.method == "rekd" else "teacher"
+    key = view, data.fingerprint, reads
     if key in teacher.answers:
         return key
     said = []
     for _, x, _ in data.batches(data.train, EVAL_BATCH, view=view):
         with autocast(x.device, config.precision):
-            keep, logits = rekd.teacher_outputs(teacher.network, x)
-        said.append((widen(keep, data).half(), logits.half()))
-    teacher.answers[key] = [torch.cat(parts) for parts in zip(*said)]
+            keep, logits = rekd.teacher_outputs(teacher.network, x, reads)
+        said.append((widen(keep, data), logits))
+    keep, logits = zip(*said)
+    teacher.answers[key] = (torch.cat(keep).half(),
+                            None if reads == "student" else torch.cat(logits).half())
     return key
 
 
@@ -785,7 +789,7 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "vit_tiny": 5e-2, "bert_base": 5e-5, "bert_ti
                  "image": 1e-2, "text": 1e-4}
 
 METHODS = ("cls", "kd", "re", "rekd")
-TAUGHT = ("kd", "rekd")  # of them by a teacher
+TAUGHT = ("kd", "rekd")  # those of them that have a teacher
 # Options that a run's folder does not bear as they are.
 COMMAND = ("dataset student method compare paper seed seeds resume out device checkpoint explain "
            "role kind sizes told").split()
@@ -806,7 +810,7 @@ def make_parser():
     add("--student", metavar="PRESET", help="of models.py, or vit:DIM:DEPTH:HEADS or bert:...")
     add("--method", choices=METHODS, help="what to train (default: rekd)")
     add("--compare", action="store_true", help="train a student by every method and compare them")
-    add("--paper", action="store_true", help="all that is not given is as in the paper")
+    add("--paper", action="store_true", help="options in which ours depart are as in the paper")
     add("--seed", type=whole, default=2026, help="of initialisation, order, noise (default: 2026)")
     add("--seeds", type=few, default=1, help="repeat with --seed, --seed + 1, ...; the paper: 10")
     add("--resume", action="store_true", help="go on with an interrupted run of the same command")
@@ -844,7 +848,8 @@ def make_parser():
     add("--views", type=whole, help="crop and flip images in so many ways, one an epoch, then "
                                     "again; 0: ever new ones (the paper)")
     add("--choose-by", choices=["accuracy", "loss"],
-        help="the checkpoint, on dev: the highest accuracy (ours), the lowest L_RE (the release)")
+        help="the checkpoint, on dev: the highest balanced accuracy (ours), the lowest L_RE (the "
+             "release)")
 
     add = parser.add_argument_group("rationales").add_argument
     add("--lambda-select", type=number,
@@ -1055,7 +1060,7 @@ def check_start(args, teachers, runs):
 
 
 def vocabulary_of(config):
-    """Of texts, where the start is published weights: the vocab.txt that they were made with."""
+    """Of texts, where the start is published weights: the file of the words that they know."""
     if config.kind == "image" or config.init == "scratch":
         return None
     if config.init == "pretrained":  # all published BERTs here share one

@@ -29,7 +29,7 @@ import data as datasets  # noqa: E402
 import models  # noqa: E402
 import rekd  # noqa: E402
 from data import UserError  # noqa: E402
-from train import EVAL_BATCH, choose_device, widen  # noqa: E402
+from train import EVAL_BATCH, TAUGHT, choose_device, widen  # noqa: E402
 
 OPTIONAL = "image_size", "patch_size", "max_length", "lambda_select", "unlabelled"
 MOST = 2000  # test examples: a gradient, faithfulness and six masks of each take their time
@@ -52,7 +52,7 @@ def judge(path, data_dir=None):
         config.dataset, data_dir or config.data_dir, image_size=config.image_size,
         patch_size=config.patch_size, max_length=config.max_length,
         vocab=info["input"].get("vocabulary"), device=device)
-    unlabelled = config.unlabelled and config.method in ("kd", "rekd")
+    unlabelled = config.unlabelled and config.method in TAUGHT
     data = data.draw(config.limit, config.seed, unlabelled)
     if data.fingerprint != info["fingerprint"]:
         raise UserError(f"this {config.dataset} is not the data that {path} was trained on: give "

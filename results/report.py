@@ -30,13 +30,14 @@ MARKED = re.compile("(?<=<!-- results -->\n).*(?=<!-- /results -->)", re.DOTALL)
 # ---------------------------------------------------------------- figures
 def read_numbers(lines):
     """-> {(arm, method, key): {seed: number}}, of what the test set said; of a method like
-    "rekd-re" the differences, paired by seed."""
+    "rekd-re" the differences, paired by seed. A teacher of several seeds counts once."""
     numbers = {}
     for line in sorted(lines, key=lambda line: line["seed"]):
+        which = line["command"] if line["method"] == "teacher" else line["seed"]
         for key, number in line["test"].items():
             if isinstance(number, float):
                 name = line["arm"], line["method"], key
-                numbers.setdefault(name, {})[line["seed"]] = number
+                numbers.setdefault(name, {})[which] = number
     for (arm, method, key), found in [*numbers.items()]:
         for base in METHODS:
             pairs = paired(found, numbers.get((arm, base, key), {}))
@@ -64,8 +65,7 @@ def fill(text, numbers):
     """The prose with its figures; KeyError: no run tells it."""
     def figure_of(match):
         name, _, base = match[1].partition(" - ")
-        arm, *method, key = name.split()
-        method = " ".join(method)
+        arm, method, key = re.fullmatch(r"(\S*) ?(.*?) ?(\S*)", name).groups()
         found = numbers[arm, method, key]
         return figure(paired(found, numbers[base, method, key]) if base else found)
     return re.sub(r"\{\{(.*?)\}\}", figure_of, text)
@@ -175,13 +175,14 @@ def write(lines):
     readme = ROOT / "README.md"
     short = labels_table(numbers, [arm for arm in arms
                                    if arm.split("-compare-")[1] == str(DEFAULT[arm.split("-")[0]])])
-    readme.write_text(MARKED.sub(f"{short}\n", readme.read_text()))
-    for dataset in LIMITS:
-        (ROOT / f"results/{dataset}.svg").write_text(chart(numbers, dataset))
     prose = (ROOT / "results/prose.md").read_text()
     prose = prose.replace("{{labels}}", labels_table(numbers, arms))
     prose = prose.replace("{{tests}}", tests_table(numbers))
-    (ROOT / "results/README.md").write_text(fill(prose, numbers))
+    page = fill(prose, numbers)  # before anything is written
+    (ROOT / "results/README.md").write_text(page)
+    readme.write_text(MARKED.sub(f"{short}\n", readme.read_text()))
+    for dataset in LIMITS:
+        (ROOT / f"results/{dataset}.svg").write_text(chart(numbers, dataset))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """train.py, but each student learns from rationales that are one place off.
 
-    python results/shifted.py OPTIONS OF TRAIN.PY
+    python results/shifted.py --out runs/shifted OPTIONS OF TRAIN.PY
 
 A control: what helps is *where* a teacher looks, if this helps less than the true rationales.
 """

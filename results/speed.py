@@ -10,10 +10,11 @@ nothing is downloaded. Rows:
                      the mask, L_select, a teacher that is asked in every step and reads its
                      student's mask
     student          ours: what is not selected is dropped, the teacher's predictor reads its
-                     student's mask
-    teacher          the same, but it reads its own mask: train.py's default
-    cached, asked    are the teacher's answers in memory, or is it asked in every step? train.py
-                     asks once about each text, once about each of a few views of an image
+                     student's mask: train.py's default
+    teacher          the same, but it reads its own mask
+    cached, asked    is what the teacher's generator says (and, where it reads its own mask, its
+                     predictor) in memory, or is it asked in every step? train.py asks once about
+                     each text, once about each of a few views of an image
 
 A step is at the final rate, as in the second half of a run; before, ours computes more features.
 

@@ -1,7 +1,8 @@
 """The evidence: makes the runs behind the page, and keeps a line of each in runs.jsonl.
 
     python results/study.py                           all that is missing: many hours
-    python results/study.py glyphs-compare-64 ...     of these arms; arms may run side by side
+    python results/study.py glyphs-compare-64 ...     of these arms; arms may run side by side,
+                                                      once their teachers are there
 
 An arm is a command of train.py and its seeds. A seed draws a student's labels, initialisation and
 noise, and one of three teachers, each from its own seed. Each seed is a process of its own with one
@@ -62,7 +63,7 @@ STUDENTS = {
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
           "tweets": (100, 250, 1000, 0)}  # 0: all
 DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250}
-# What of REKD helps: what is distilled, what its teacher reads, how tau falls; a wrong teacher.
+# What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
     "predictions": "--lambda-rationale 0", "rationales": "--lambda-prediction 0",
     "own": "--teacher-reads teacher", "noise": "--kd-noise independent",

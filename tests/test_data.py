@@ -4,6 +4,7 @@ import functools
 import http.server
 import os
 import pickle
+import re
 import shutil
 import threading
 import time
@@ -242,7 +243,7 @@ def test_whole_numbers_of_16_bits_are_read_and_others_are_refused(tmp_path):
         if is_read:
             assert data.read_image(path).eq(9).all()
         else:
-            with pytest.raises(UserError, match="x.tif cannot be read as an image .*8 or 16 bits"):
+            with pytest.raises(UserError, match="x.tif cannot be read as an image .*of 16 bits"):
                 data.read_image(path)
 
 def test_no_picture_starts_a_program(own, tmp_path, monkeypatch):
@@ -568,4 +569,4 @@ def test_a_slow_server_is_waited_for(hub, capsys):
     files, _ = hub
     (files / "slow.txt").write_bytes(content := bytes(range(40)))
     assert fetch_hub("org/name", "slow.txt").read_bytes() == content
-    assert "downloading http://127" in capsys.readouterr().err
+    assert re.search("downloading http://127.*/slow.txt, 0.0 MB\n", capsys.readouterr().err)

@@ -293,10 +293,12 @@ def test_the_teacher_reads_the_rationale_it_is_told_to(batch, reads):
     assert len(read) == 1 and not torch.equal(own, seen[0])  # no work for nothing
     assert torch.equal(read[0], own if reads == "teacher" else seen[0])
 
-def test_known_answers_stand_for_the_teacher(batch):
-    student, options = pair(), dict(**RE, **KD, teacher_reads="teacher")
-    known = rekd.teacher_outputs(TEACHER, batch[0])
-    assert (drawn(rekd_losses, student, None, *batch, **options, known=known) ==
+@pytest.mark.parametrize("reads", ["teacher", "student"])
+def test_known_answers_stand_for_the_teacher(batch, reads):
+    student, options = pair(), dict(**RE, **KD, teacher_reads=reads)
+    known = rekd.teacher_outputs(TEACHER, batch[0], reads)
+    teacher = TEACHER if reads == "student" else None  # all is known but what it will read
+    assert (drawn(rekd_losses, student, teacher, *batch, **options, known=known) ==
             drawn(rekd_losses, student, TEACHER, *batch, **options))
 
 # ---------------------------------------------------------------- 5. how good is a rationale?

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from results import clutter, judge, report, study
+from results import clutter, judge, report, shifted, study
 
 
 def test_saliency_of_a_linear_predictor_is_weight_times_content():
@@ -65,7 +65,9 @@ def test_a_finished_model_is_judged_and_other_data_is_refused(hidden):
     lines = run("results/judge.py", path).stdout.splitlines()[:7]
     rows = {line[:12].strip(): line[12:].split()[1] for line in lines}
     assert {"noise-free", "sampled"} < rows.keys() and rows["random"] == rows["by rank"] == "0.250"
-    next((hidden / "test/cat").iterdir()).unlink()
+    gone = next((hidden / "test/cat").iterdir())
+    gone.unlink()
+    (hidden / "truth" / gone.relative_to(hidden)).unlink()
     done = run("results/judge.py", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--data-dir" in done.stderr
 
@@ -110,7 +112,9 @@ def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch
     # Of 1, 2, 3: mean 2, standard deviation 1, Student's t of 2 degrees of freedom 4.30.
     assert report.interval({1: 1, 2: 2, 3: 3}) == pytest.approx((2, 4.30 * 1 / 3**0.5))
     (tmp_path / "results").mkdir()
-    (tmp_path / "results/prose.md").write_text("{{tables}} {{glyphs-compare-64 rekd-re accuracy}}")
+    (tmp_path / "results/prose.md").write_text(
+        "{{labels}} {{tests}} {{glyphs-compare-64 rekd accuracy - glyphs-compare-64}} "
+        "{{glyphs-compare-64 rekd-re accuracy}}")
     (tmp_path / "README.md").write_text("a\n<!-- results -->\nold\n<!-- /results -->\nb\n")
     monkeypatch.setattr(report, "ROOT", tmp_path)
 
@@ -119,6 +123,25 @@ def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch
         return {path: path.read_text() for path in tmp_path.rglob("*.*")}
     assert pages(lines) == pages(lines[::-1])
     assert "| glyphs | 64 | 0.200 +- 0.248 |" in (tmp_path / "README.md").read_text()
-    assert (tmp_path / "results/README.md").read_text().endswith(" 0.100 +- 0.000")
-    with pytest.raises(KeyError):
-        report.fill("{{glyphs-compare-64 re f1}}", report.read_numbers(lines))
+    page = (tmp_path / "results/README.md").read_text()
+    assert page.endswith(" 0.000 +- 0.000 0.100 +- 0.000")
+    assert "| glyphs, 64 labels: REKD - RE | 0.2500 | 0.5000 |" in page  # two tests: Holm doubles
+    for wrong in ("{{glyphs-compare-64 re f1}}", "{{tables}}"):
+        with pytest.raises(KeyError):
+            report.fill(wrong, report.read_numbers(lines))
+
+
+def test_holm_by_hand(monkeypatch):
+    """The smallest of three p counts three times, the next twice, and none less than one before."""
+    p = {"glyphs": 0.01, "phrases": 0.04, "tweets": 0.03}
+    monkeypatch.setattr(report, "sign_flip_test", lambda gains: p[[*gains][0]])
+    rows = report.tests_table({(f"{name}-compare-{few}", "rekd-re", "accuracy"): {1: name}
+                               for name, few in report.DEFAULT.items()}).splitlines()[2:]
+    assert [row.split(" | ")[2].strip(" |") for row in rows] == ["0.0300", "0.0600", "0.0600"]
+
+
+def test_rationales_one_place_off(monkeypatch):
+    logits = torch.randn(2, 3)
+    monkeypatch.setattr(shifted, "outputs", lambda *_: (torch.tensor([[1, 2, 3]]), logits))
+    keep, same = shifted.shifted_outputs(None, None)
+    assert keep.tolist() == [[3, 1, 2]] and same is logits

@@ -210,9 +210,10 @@ def test_how_a_step_samples(run, monkeypatch):
     assert {(step["rate"], step["lambda_select"]) for step in steps} == {(0.25, 0.01)}
 
 
+@pytest.mark.parametrize("reads", ["teacher", "student"])
 @pytest.mark.parametrize("dataset, width", [("colours", 16), ("words", 32)])
 def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
-        run, monkeypatch, dataset, width):
+        run, monkeypatch, dataset, width, reads):
     """Of images in this epoch's crop and flip; texts are cut to the longest of the batch."""
     original = rekd.rekd_losses
 
@@ -222,23 +223,27 @@ def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
         assert not {*map(id, model.parameters())} & {*map(id, teacher.parameters())}
         keep, logits = rekd.teacher_outputs(teacher, x)
         assert torch.allclose(known[0].float(), keep, atol=5e-3)  # kept as float16
-        assert torch.allclose(known[1], logits, atol=5e-3) and keep.shape[1] == width
+        assert keep.shape[1] == width and options["teacher_reads"] == reads
+        if reads == "student":
+            assert known[1] is None  # it has not seen the mask yet
+        else:
+            assert torch.allclose(known[1], logits, atol=5e-3)
         return original(model, teacher, x, y, known=known, **options)
 
     monkeypatch.setattr(rekd, "rekd_losses", compare)
     views = "--views 4" if dataset == "colours" else ""
-    finished(run(f"--epochs 6 --teacher-reads teacher {views}", dataset))  # more epochs than views
+    finished(run(f"--epochs 6 --teacher-reads {reads} {views}", dataset))  # more epochs than views
 
 
-def test_a_teacher_is_asked_once_a_view(run, monkeypatch):
+def test_a_teachers_rationale_is_computed_once_a_view(run, monkeypatch):
     asked, original = [], rekd.teacher_outputs
-    monkeypatch.setattr(rekd, "teacher_outputs", lambda teacher, x: (
-        asked.append(len(x)) or original(teacher, x)))
+    monkeypatch.setattr(rekd, "teacher_outputs", lambda teacher, x, reads: (
+        asked.append(len(x)) or original(teacher, x, reads)))
     finished(run("--seeds 2 --epochs 4 --views 2"))
     assert sum(asked) == 2 * 48
     asked.clear()
-    finished(run("--compare --epochs 4", "words"))  # once for KD and REKD
-    assert sum(asked) == 32
+    finished(run("--compare --epochs 4", "words"))  # KD asks for predictions, REKD for rationales
+    assert sum(asked) == 2 * 32
     asked.clear()
     finished(run("--seeds 2 --epochs 4 --limit 16", "words"))  # about the rows in use
     assert sum(asked) == 2 * 16
