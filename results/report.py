@@ -147,8 +147,8 @@ def chart(numbers, dataset):
     for labels, x in places.items():
         parts.append(f'<text x="{x:.0f}" y="315">{labels}</text>')
     for i, (question, method, key, name, colour, dashes) in enumerate(CURVES):
-        points = {x: numbers.get((f"{dataset}-{question}-{labels}", method, key))
-                  for labels, x in places.items()}
+        points = {x + 2 * i: numbers.get((f"{dataset}-{question}-{labels}", method, key))
+                  for labels, x in places.items()}  # bars do not hide each other
         path = line({x: interval(found) for x, found in points.items() if found})
         if path:
             style = f'stroke="{colour}" stroke-dasharray="{dashes}"'

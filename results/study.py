@@ -76,19 +76,21 @@ EXACT = ("--masking zero --lr-schedule constant --schedule exponential --mask-gr
 
 def make_arms():
     """-> {name: Arm}; a name is DATASET-QUESTION-DETAIL."""
-    arms, five, ten = {}, range(2026, 2031), range(2026, 2036)
+    arms, three, five, ten = {}, range(2026, 2029), range(2026, 2031), range(2026, 2036)
     for name, student in STUDENTS.items():
         few, six = DEFAULT[name], five if name == "tweets" else range(2026, 2032)
         for labels in LIMITS[name]:
+            seeds = six if 0 < labels < 1000 else three  # many labels vary little
+            if labels == few and name != "tweets":
+                seeds = ten
             arms[f"{name}-compare-{labels or 'all'}"] = Arm(
-                f"{student} --compare --limit {labels}", name,
-                ten if labels == few and name != "tweets" else six, is_judged=labels == few)
+                f"{student} --compare --limit {labels}", name, seeds, is_judged=labels == few)
             if name != "glyphs":  # texts
                 arms[f"{name}-bag-{labels or 'all'}"] = Arm(
                     f"{name} {labels}", "", six, "results/words.py")
         for method in ("kd", "rekd"):
             arms[f"{name}-{method}unlabelled-{few}"] = Arm(
-                f"{student} --method {method} --limit {few} --unlabelled", name, six)
+                f"{student} --method {method} --limit {few} --unlabelled", name, three)
         if name != "glyphs":
             few = f"{student} --method rekd --limit {few}"
             for part, options in PARTS.items():
@@ -99,7 +101,7 @@ def make_arms():
             f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
     for method in ("kd", "rekd"):
         student = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
-        arms[f"tweets-same{method}unlabelled-250"] = Arm(student, "same250", five[:3])
+        arms[f"tweets-same{method}unlabelled-250"] = Arm(student, "same250", three)
     for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
         student = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
         arms[f"phrases-paper-{labels}"] = Arm(f"{student} --paper", "paper", six)
