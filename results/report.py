@@ -34,7 +34,7 @@ def read_numbers(lines):
     numbers = {}
     for line in sorted(lines, key=lambda line: line["seed"]):
         which = line["command"] if line["method"] == "teacher" else line["seed"]
-        for key, number in line["test"].items():
+        for key, number in {**line["test"], "seconds": line.get("seconds")}.items():
             if isinstance(number, float):
                 name = line["arm"], line["method"], key
                 numbers.setdefault(name, {})[which] = number
