@@ -1139,7 +1139,8 @@ def wait():
 
 def main():
     # A user's text may hold what the terminal cannot show; a pipe wants each line as it comes.
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w")  # noqa: SIM115; it may be closed
+    # Either stream may be closed.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w")  # noqa: SIM115
                               for stream in (sys.stdout, sys.stderr))
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
     if RANK > 0:
