@@ -4,8 +4,9 @@
 
 The prose stands in prose.md, its figures in double braces:
 
-    {{ARM METHOD KEY}}     the test's KEY: mean +- 95 % interval over seeds, by Student's t; of a
-                           METHOD like rekd-re the difference, paired by seed
+    {{ARM METHOD KEY}}     the test's KEY, or the seconds of training: mean +- 95 % interval over
+                           seeds, by Student's t; of a METHOD like rekd-re the difference, paired
+                           by seed
     {{A METHOD KEY - B}}   the difference to the same METHOD of arm B, paired by seed
     {{tests}}, {{labels}}  tables that are made here
 
@@ -58,7 +59,11 @@ def interval(found):
 
 
 def figure(found):
-    return "{:.3f} +- {:.3f}".format(*interval(found)) if found else "-"
+    if not found:
+        return "-"
+    centre, half = interval(found)
+    digits = 3 if centre < 2 else 0  # shares, or seconds
+    return f"{centre:.{digits}f} +- {half:.{digits}f}"
 
 
 def fill(text, numbers):

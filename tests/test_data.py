@@ -344,7 +344,8 @@ def true_words(tmp_path, text, excerpts, max_length=16):
     ("So dull. So  very\ndull, this.", "Sovery\n\n dull", "dull so very dull"),
     ("Die Café-Crème?! (中国) ok", "Crème?!\n中", "creme ? ! 中"),
     ("on and on and on", "on and on\n", "on and on and on"),
-    ("nothing is not it", "\ufeffnot", "not")])                    # "nothing" only begins so
+    ("nothing is not it", "\ufeffnot", "not"),                     # "nothing" only begins so
+    ("so dull\u200b it is", "dull", "dull")])                       # a mark that no token has
 def test_every_occurrence_of_each_true_excerpt_is_true(tmp_path, text, excerpts, expected):
     assert true_words(tmp_path, text, excerpts) == expected
     with pytest.raises(UserError, match="/truth/test/a/0.txt has an .* not in its text: 'a good'"):
@@ -370,6 +371,7 @@ def test_what_is_no_class_and_what_kind_a_folder_is(own, capsys):
         (own / "words" / part).mkdir()
     write(own, {f"colours/train/blue/{i}.txt": "notes" for i in range(30)})  # 20 images
     write(own, {"colours/train/blue/._0.png": "a Mac's, in its zips", "words/train/x.txt": "x",
+                "words/train/.ipynb_checkpoints/x.txt": "hidden",
                 "words/train/bad/logo.png": Image.new("RGB", (1, 1))})
     for name, kind, classes, n in (("words", "text", ["bad", "good"], 32),
                                    ("colours", "image", ["blue", "green", "red"], 48)):

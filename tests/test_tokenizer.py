@@ -105,6 +105,7 @@ def test_the_file_of_the_package_tokenizers_is_the_same_vocabulary(tmp_path):
     for other in ({**content, "normalizer": {"lowercase": False}}, {**content, "normalizer": None},
                   {**content, "normalizer": {"lowercase": True, "strip_accents": False}},
                   {**content, "added_tokens": [{"content": "new"}]},
+                  {**content, "model": {"type": "WordPiece", "vocab": {**ids, "late": 10**4}}},
                   {**content, "model": {"type": "BPE", "vocab": ids}}, {}, []):
         path.write_text(json.dumps(other))
         with pytest.raises(UserError, match="tokenizer.json is not of an uncased WordPiece"):
