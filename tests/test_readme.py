@@ -52,11 +52,6 @@ def test_every_option_and_file_named_exists():
         assert (ROOT / name).exists(), name
 
 
-def test_it_is_short():
-    assert len(README.splitlines()) <= 180
-    assert all(len(line) <= 100 or line.startswith(("|", "!")) for line in README.splitlines())
-
-
 @pytest.fixture(scope="module")
 def small():
     """The built-in sets are trained on for one epoch."""

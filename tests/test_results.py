@@ -1,9 +1,6 @@
 """The tools of results/: each on an example that can be checked by hand."""
-import json
-import re
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from results import clutter, judge, report, shifted, study
+from results import clutter, judge, report
 
 
 def test_saliency_of_a_linear_predictor_is_weight_times_content():
@@ -72,39 +69,6 @@ def test_a_finished_model_is_judged_and_other_data_is_refused(hidden):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--data-dir" in done.stderr
 
 
-def test_a_finished_seed_is_never_run_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "RUNS", tmp_path / "runs.jsonl")
-    monkeypatch.setattr(study, "OUT", tmp_path)
-    monkeypatch.setattr(study, "TEACHERS", {"t": "--seed {t}"})
-    monkeypatch.setattr(study, "ARMS", {"a": study.Arm("--limit 5", "t", [1, 2, 3, 4])})
-    made = []
-
-    def run(command, **options):
-        line = " ".join(map(str, command))
-        seed = int(re.search(r"--seed (\d+)", line)[1])
-        is_student = "--limit 5" in line
-        made.append((seed, "--resume" in line, is_student))
-        folder = Path(re.search(r"--out=(\S+)", line)[1], "set", "a run")
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"role": "student" if is_student else "teacher", "method": "re"}
-        (folder / "config.json").write_text(json.dumps(config))
-        if made[-1] == (2, False, True):
-            raise KeyboardInterrupt
-        (folder / "best.pt").touch()
-        (folder / "result.json").write_text(json.dumps(
-            {"test": {"accuracy": 0.5}, "dev": {}, "hardware": "a CPU", "teacher": {"dev": {}}}))
-    monkeypatch.setattr(study.subprocess, "run", run)
-    for _ in range(3):
-        with suppress(KeyboardInterrupt):
-            study.run_missing(["a"])
-    teachers = [seed for seed, _, is_student in made if not is_student]
-    assert teachers == [2027, 2028, 2026]  # of three; the fourth student has the first's
-    assert [run[:2] for run in made if run[2]] == [
-        (1, False), (2, False), (2, True), (3, False), (4, False)]
-    lines = [(line["seed"], line["method"]) for line in study.read_lines()]
-    assert lines == [(seed, method) for seed in (1, 2, 3, 4) for method in ("teacher", "re")]
-
-
 def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch):
     lines = [{"arm": "glyphs-compare-64", "method": method, "seed": seed,
               "test": {"accuracy": (seed + (method == "rekd")) / 10, "examples": 9}}
@@ -139,10 +103,3 @@ def test_holm_by_hand(monkeypatch):
     rows = report.tests_table({(f"{name}-compare-{few}", "rekd-re", "accuracy"): {1: name}
                                for name, few in report.DEFAULT.items()}).splitlines()[2:]
     assert [row.split(" | ")[2].strip(" |") for row in rows] == ["0.0300", "0.0600", "0.0600"]
-
-
-def test_rationales_one_place_off(monkeypatch):
-    logits = torch.randn(2, 3)
-    monkeypatch.setattr(shifted, "outputs", lambda *_: (torch.tensor([[1, 2, 3]]), logits))
-    keep, same = shifted.shifted_outputs(None, None)
-    assert keep.tolist() == [[3, 1, 2]] and same is logits
