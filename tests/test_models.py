@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import models
 from data import UserError
-from models import Generator, Predictor, build, load, load_teacher, pack, parse_preset, read_weights
+from models import Predictor, build, load, load_teacher, pack, read_weights
 
 N = {"vit": 16, "bert": 12}
 SHAPE = {"vit": dict(image_size=16, patch_size=4), "bert": dict(vocab_size=50, max_len=12)}
@@ -212,15 +212,7 @@ def test_bfloat16_autocast_is_near(kind, masking):
     gradient, rounded = (torch.autograd.grad(y.sum(), mask)[0].flatten() for y in (exact, half))
     assert F.cosine_similarity(rounded, gradient, dim=0) > 0.99
 
-def test_dropout_sits_in_the_heads_alone(kind):
-    backbone, x = network(kind).backbone.train(), inputs(kind)
-    assert torch.equal(backbone(x), backbone(x))
-    for head in (Generator(backbone, dropout=0.5), Predictor(backbone, 7, dropout=0.5)):
-        assert not torch.equal(head(x), head(x)) and torch.equal(head.eval()(x), head(x))
-
 @pytest.mark.parametrize("kind, options, x, sentence", [
-    ("vit", dict(patch_size=5), None, "16 is not divisible by patch size 5"),
-    ("vit", dict(heads=5), None, "width 16 is not divisible by 5 heads"),
     ("bert", dict(masking="blur"), None, "no masking 'blur': choose zero or drop"),
     ("vit", {}, torch.ones(1, 3, 8, 32), "images of 8 x 32 pixels, but this ViT reads 16 x 16"),
     ("bert", {}, torch.ones(1, 14).int(), "14 tokens are more than this BERT's 12 positions")])
@@ -231,21 +223,10 @@ def test_what_cannot_be_fails_with_a_sentence(kind, options, x, sentence):
 # ---------------------------------------------------------------- build and load
 RE = dict(preset="vit_nano", method="re", num_classes=3, **SHAPE["vit"])
 
-def test_presets_and_spelled_sizes():
-    assert parse_preset("vit_tiny") == ("vit", 192, 12, 3) == parse_preset("vit:192:12:3")
-    for wrong in ("vit_huge", "vit:192:12", "vit:a:b:c", "vit:0:1:1", "vit:8:100000:1"):
-        pytest.raises(UserError, parse_preset, wrong).match(", ".join(models.PRESETS))
-
 def test_cls_keeps_everything_and_has_the_predictors_parameters_only():
     model, pixels = build(**{**RE, "method": "cls"}).eval(), inputs("vit")
     assert not list(model.generator.parameters()) and (model(pixels).mask == 1).all()
     assert torch.equal(model(pixels).logits, model.predictor(pixels))
-
-def test_a_built_network_shares_no_parameter_and_begins_as_the_identity():
-    """From PyTorch's own initialisation masks become all or nothing."""
-    model, x = build(**RE), torch.randn(2, 5, 24)
-    assert len({id(p) for p in model.parameters()}) == len(model.state_dict())
-    assert all(torch.equal(block(x), x) for block in model.generator.backbone.blocks)
 
 def saved(folder, model=RE, **fields):
     """The path of a finished checkpoint, some fields of it changed."""
@@ -279,16 +260,14 @@ def test_what_cannot_be_read_is_refused_and_no_code_in_it_runs(tmp_path, capsys,
     assert "boom" not in capsys.readouterr().out
 
 @pytest.mark.parametrize("fields, reason", [
-    ({"model": None}, "NoneType"), ({"model": {**RE, "colour": 1}}, "colour"),
-    ({"model": {**RE, "rate": 0}}, "no rate 0"), ({"weights": {}}, "loading state_dict")])
+    ({"model": None}, "NoneType"), ({"weights": {}}, "loading state_dict")])
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, fields, reason):
     error = pytest.raises(UserError, load, saved(tmp_path, **fields))
     error.match(rf"^[^\n]*best.pt is no best.pt [^\n]*{reason}[^\n]*: give one$")
 
-def test_a_teacher_is_frozen_and_fits_its_student(tmp_path):
+def test_a_teacher_fits_its_student(tmp_path):
     student, path = {"classes": ["cat", "dog"], **SHAPE["vit"]}, saved(tmp_path)
-    teacher, _ = load_teacher(path, **student)
-    assert not any(p.requires_grad for p in teacher.parameters()) and not teacher.training
+    load_teacher(path, **student)
     for wish, sentence in (
             ({"vocabulary": ["a"]}, "another vocabulary"), ({"patch_size": 8}, "grid of features"),
             ({"classes": ["a"]}, r"the classes \['cat', 'dog'\], not on \['a'\]")):

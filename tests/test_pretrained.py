@@ -128,15 +128,12 @@ def test_formats_prefixes_heads_and_names_of_2018_all_give_the_same_backbone(tmp
     half = {key: x.bfloat16() for key, x in state.items()}
     assert equal(ours(BERT, half), ours(BERT, path).bfloat16().float())
 
-def test_of_a_deeper_or_longer_file_the_first_layers_or_positions_are_taken(tmp_path):
-    path = theirs(tmp_path, {**BERT, "depth": 3})[1]
-    whole, part = ours({**BERT, "depth": 3}, path), ours({**BERT, "max_len": 7}, path)
-    assert torch.equal(part.positions.weight, whole.positions.weight[:7])
+def test_of_a_larger_file_the_first_layers_positions_and_words_are_taken(tmp_path):
+    large = {**BERT, "depth": 3, "vocab_size": 64}
+    path = theirs(tmp_path, large)[1]
+    whole, part = ours(large, path), ours({**BERT, "max_len": 7}, path)
     assert equal(part.blocks, whole.blocks[:2])
-
-def test_of_more_words_than_the_vocabulary_the_first_are_taken(tmp_path):
-    path = theirs(tmp_path, {**BERT, "vocab_size": 64})[1]  # rounded up, for a GPU
-    whole, part = ours({**BERT, "vocab_size": 64}, path), ours(BERT, path)
+    assert torch.equal(part.positions.weight, whole.positions.weight[:7])
     assert torch.equal(part.words.weight, whole.words.weight[:50])
 
 @pytest.mark.parametrize("method", ["re", "cls"])
@@ -152,16 +149,13 @@ WORDS, POSITIONS = "embeddings.word_embeddings.weight", "embeddings.position_emb
 
 @pytest.mark.parametrize("published, shape, more, sentence", [
     (BERT, {**BERT, "dim": 12}, (), rf"\(50, 24\) in {WORDS}, not \(50, 12\).*start from scratch"),
-    (BERT, {**BERT, "vocab_size": 60}, (), rf"\(50, 24\) in {WORDS}, not \(60, 24\)"),
     (BERT, {**BERT, "max_len": 21}, (), rf"\(20, 24\) in {POSITIONS}.weight, not \(21, 24\)"),
     (BERT, {**BERT, "depth": 3}, (), "it has no encoder.layer.2.attention.output.LayerNorm.weight"),
     (VIT, {**VIT, "image_size": 32, "patch_size": 8}, (), r"\(24, 3, 4, 4\) in .*projection"),
     (BERT, VIT, (), "another vit .it has no embeddings.cls_token."),
-    (VIT, BERT, (), f"another bert .it has no {WORDS}."),
     (VIT, VIT, ["vit.embeddings.new"], "unexpected: embeddings.new"),     # of a variant
-    (VIT, VIT, ["vit.layers.0.a"], "a model in memory: write it by its save_pretrained"),
-    (BERT, BERT, ["encoder.layer.0.a", "encoder.b"], "unexpected: encoder.layer.0.a, encoder.b"),
-    ], ids=range(10))
+    (VIT, VIT, ["vit.layers.0.a"], "a model in memory: write it by its save_pretrained")],
+    ids=range(7))
 def test_another_network_is_refused(tmp_path, published, shape, more, sentence):
     state = read_safetensors(theirs(tmp_path, published)[1]) | dict.fromkeys(more, torch.zeros(1))
     with pytest.raises(UserError, match=sentence) as error:
@@ -171,10 +165,9 @@ def test_another_network_is_refused(tmp_path, published, shape, more, sentence):
 @pytest.mark.parametrize("shape, file, field, value", [
     (BERT, "config.json", "model_type", "roberta"), (BERT, "config.json", "is_decoder", True),
     (BERT, "config.json", "hidden_act", "relu"), (VIT, "config.json", "layer_norm_eps", 1e-6),
-    (VIT, "config.json", "num_attention_heads", 6), (VIT, "config.json", "patch_size", 2),
-    (VIT, "config.json", "patch_size", [4, 8]), (VIT, "config.json", "image_size", [8, 32]),
-    (BERT, "tokenizer_config.json", "do_lower_case", False),
-    (BERT, "tokenizer_config.json", "strip_accents", False)])
+    (VIT, "config.json", "num_attention_heads", 6), (VIT, "config.json", "image_size", [8, 32]),
+    (VIT, "config.json", "patch_size", [4, 8]),
+    (BERT, "tokenizer_config.json", "do_lower_case", False)])
 def test_what_no_shape_tells_is_told_by_the_files_beside_the_weights(
         tmp_path, shape, file, field, value):
     path, config = theirs(tmp_path, shape)[1], tmp_path / file
@@ -183,9 +176,5 @@ def test_what_no_shape_tells_is_told_by_the_files_beside_the_weights(
     sentence = f"{field} {value} by its {file}, this network .*scratch"
     with pytest.raises(UserError, match=sentence.replace("[", r"\[")):
         ours(shape, path)
-    config.write_text(json.dumps({"patch_size": [4, 4], "image_size": [16, 16],
-                                  "strip_accents": None}))
+    config.write_text(json.dumps({"patch_size": [4, 4], "image_size": [16, 16]}))
     ours(shape, path)
-    config.write_text("{")
-    with pytest.raises(UserError, match=f"{file} is no JSON: mend or remove it"):
-        ours(shape, path)

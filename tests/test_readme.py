@@ -52,18 +52,10 @@ def test_every_option_and_file_named_exists():
         assert (ROOT / name).exists(), name
 
 
-@pytest.fixture(scope="module")
-def small():
-    """The built-in sets are trained on for one epoch."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("glyphs", "phrases"):
-            less = " --epochs 1 --teacher-epochs 1 --teacher-limit 64 --limit 32 --least-steps 0"
-            patch.setitem(train.RECIPES, name, train.RECIPES[name] + less)
-        yield
-
-
-def test_the_commands_of_the_built_in_sets_and_the_snippets_run(small, tmp_path, monkeypatch,
-                                                                capsys):
+def test_the_commands_of_the_built_in_sets_and_the_snippets_run(tmp_path, monkeypatch, capsys):
+    less = " --epochs 1 --teacher-epochs 1 --teacher-limit 64 --limit 32 --least-steps 0"
+    for name in ("glyphs", "phrases"):
+        monkeypatch.setitem(train.RECIPES, name, train.RECIPES[name] + less)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (50, 50)).save("digit.png")
 
