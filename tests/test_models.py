@@ -207,8 +207,8 @@ def test_bfloat16_autocast_is_near(kind, masking):
     predictor, x, mask = case(kind, masking)
     exact = predictor(x, mask.requires_grad_())
     with torch.autocast("cpu", torch.bfloat16):
-        half, without = predictor(x, mask).float(), predictor(x, mask.detach()).float()
-    assert torch.allclose(half, exact, atol=0.05) and torch.allclose(without, exact, atol=0.05)
+        half = predictor(x, mask).float()
+    assert torch.allclose(half, exact, atol=0.05)
     gradient, rounded = (torch.autograd.grad(y.sum(), mask)[0].flatten() for y in (exact, half))
     assert F.cosine_similarity(rounded, gradient, dim=0) > 0.99
 
@@ -222,11 +222,6 @@ def test_what_cannot_be_fails_with_a_sentence(kind, options, x, sentence):
 
 # ---------------------------------------------------------------- build and load
 RE = dict(preset="vit_nano", method="re", num_classes=3, **SHAPE["vit"])
-
-def test_cls_keeps_everything_and_has_the_predictors_parameters_only():
-    model, pixels = build(**{**RE, "method": "cls"}).eval(), inputs("vit")
-    assert not list(model.generator.parameters()) and (model(pixels).mask == 1).all()
-    assert torch.equal(model(pixels).logits, model.predictor(pixels))
 
 def saved(folder, model=RE, **fields):
     """The path of a finished checkpoint, some fields of it changed."""

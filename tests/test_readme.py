@@ -16,15 +16,10 @@ COMMANDS = [" ".join(command.split()) for command in (
     *re.findall(r"`python train\.py([^`]*)`", README))]                     # within a sentence
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
-def test_a_command_is_understood(monkeypatch, capsys, command):
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"--help"}))
+def test_a_command_is_understood(monkeypatch, command):
     monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(command)])
-    if command == "--help":
-        with pytest.raises(SystemExit, match="0"):
-            train.parse_args()
-        assert "the paper: 35" in capsys.readouterr().out
-    else:
-        train.plan(train.parse_args())
+    train.plan(train.parse_args())
 
 
 def test_the_table_of_departures_is_that_of_the_code():

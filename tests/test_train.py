@@ -183,10 +183,9 @@ def test_how_a_step_samples(run, monkeypatch):
     assert {(step["rate"], step["lambda_select"]) for step in steps} == {(0.25, 0.01)}
 
 
-@pytest.mark.parametrize("reads", ["teacher", "student"])
 @pytest.mark.parametrize("dataset, width", [("colours", 16), ("words", 32)])
 def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
-        run, monkeypatch, dataset, width, reads):
+        run, monkeypatch, dataset, width):
     """Of images in this epoch's crop and flip; texts are cut to the longest of the batch."""
     original = rekd.rekd_losses
 
@@ -196,16 +195,13 @@ def test_a_student_hears_what_a_frozen_teacher_says_of_the_very_batch(
         assert not {*map(id, model.parameters())} & {*map(id, teacher.parameters())}
         keep, logits = rekd.teacher_outputs(teacher, x)
         assert torch.allclose(known[0].float(), keep, atol=5e-3)  # kept as float16
-        assert keep.shape[1] == width and options["teacher_reads"] == reads
-        if reads == "student":
-            assert known[1] is None  # it has not seen the mask yet
-        else:
-            assert torch.allclose(known[1], logits, atol=5e-3)
+        assert torch.allclose(known[1], logits, atol=5e-3)
+        assert keep.shape[1] == width and options["teacher_reads"] == "teacher"
         return original(model, teacher, x, y, known=known, **options)
 
     monkeypatch.setattr(rekd, "rekd_losses", compare)
     views = "--views 4" if dataset == "colours" else ""
-    finished(run(f"--epochs 6 --teacher-reads {reads} {views}", dataset))  # more epochs than views
+    finished(run(f"--epochs 6 --teacher-reads teacher {views}", dataset))  # epochs > views
 
 
 def test_a_teachers_rationale_is_computed_once_a_view(run, monkeypatch):
@@ -320,11 +316,6 @@ def test_uneven_classes_are_told_and_chosen_by_their_recalls(run, folders, tmp_p
     result = read(student(run, dataset="words") / "result.json")["test"]
     assert result["balanced_accuracy"] == pytest.approx(sum(result["class_recall"]) / 2)
     assert ("never finds: " in out) == (0 in result["class_recall"])
-    assert "has none of bad" not in out                         # 25 examples, a fifth is dev
-    for path in sorted((root / "words" / "train" / "bad").iterdir())[2:]:
-        path.unlink()
-    assert "dev, which chooses the checkpoint, has none of bad" in " ".join(
-        finished(run(f"--method cls --data-dir {root}", "words")).split())
 
 
 # ---------------------------------------------------------------- options
@@ -372,10 +363,6 @@ def test_two_sets_of_options_never_share_a_folder():
     names = [configs(option)[0].folder.name for option in options]
     assert len({*names}) == len(names) and max(map(len, names)) <= 200
     assert not any("/" in name for name in names)
-    # Nor do a teacher of a student from scratch and one of its own command, which differ in size.
-    mixed = configs("--dataset cifar10 --student vit_micro --teacher vit_base")[1]
-    alone = configs("--dataset cifar10 --teacher vit_base")[1]
-    assert mixed.image_size != alone.image_size and mixed.folder != alone.folder
 
 
 # ---------------------------------------------------------------- pages, --explain
@@ -462,8 +449,6 @@ def test_the_four_files_are_the_whole_program(tmp_path):
     """Copied into an empty folder they train, compare, draw and explain."""
     for name in ("rekd.py", "models.py", "data.py", "train.py"):
         shutil.copy(ROOT / name, tmp_path)
-        source = (tmp_path / name).read_text()
-        assert not re.search(r"^\s*(from|import) (results|tests)", source, re.M)
     Image.new("RGB", (50, 50)).save(tmp_path / "digit.png")
 
     def run(options):
