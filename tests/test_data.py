@@ -239,11 +239,9 @@ def test_images_from_scratch_are_read_at_32_or_64_pixels(tmp_path, sides, size, 
     ([10] * 38 + [300] * 2, 12, 16), ([10] * 37 + [300] * 3, 302, 128)])
 def test_texts_from_scratch_are_read_to_the_length_of_95_percent(tmp_path, words, longest, size):
     """In 16s, with [CLS] and [SEP], at most 128: of 40 texts, two may be longer."""
-    for name in ("set", "glyphs"):                              # the built-in one comes first
-        write(tmp_path, {f"{name}/train/a/{i}.txt": "word " * n for i, n in enumerate(words)})
+    write(tmp_path, {f"set/train/a/{i}.txt": "word " * n for i, n in enumerate(words)})
     assert data.sizes_of("set", tmp_path) == ({"max_length": size}, (
         f"95 % of the texts have at most {longest} tokens"))
-    assert data.sizes_of("glyphs", tmp_path) == data.sizes_of("cifar10", tmp_path) == ({}, "")
 
 # ---------------- own truth
 @pytest.mark.parametrize("image_size, patch_size", [(16, 4), (8, 2), (32, 8)])
@@ -292,7 +290,6 @@ def test_what_lies_beyond_the_max_length_is_not_true(tmp_path, max_length, expec
     assert true_words(tmp_path, "a b c d", "c d", max_length) == expected
 
 # ---------------- class folders
-
 def test_what_is_no_class_and_what_kind_a_folder_is(own, capsys):
     """The kind is that of most files of all folders; hidden ones and those of no class are none."""
     (own / "words/train/bad/linked").symlink_to(own / "colours")
@@ -302,12 +299,12 @@ def test_what_is_no_class_and_what_kind_a_folder_is(own, capsys):
     write(own, {"colours/train/blue/._0.png": "a Mac's, in its zips", "words/train/x.txt": "x",
                 "words/train/.ipynb_checkpoints/x.txt": "hidden",
                 "words/train/bad/logo.png": Image.new("RGB", (1, 1))})
-    for name, kind, classes, n in (("words", "text", ["bad", "good"], 32),
-                                   ("colours", "image", ["blue", "green", "red"], 48)):
+    for name, kind, classes, n, skipped in (  # x.txt, the logo, the linked folder's 114 files
+            ("words", "text", ["bad", "good"], 32, 116),
+            ("colours", "image", ["blue", "green", "red"], 48, 30)):
         dataset = load_dataset(name, own)
         assert (data.kind_of(name, own), dataset.classes, len(dataset.train)) == (kind, classes, n)
-        said = capsys.readouterr().err  # x.txt, the logo, and the linked folder's 114 files
-        assert ("skipped 116 files" if name == "words" else "skipped 30 files") in said
+        assert f"skipped {skipped} files" in capsys.readouterr().err
 
 @pytest.mark.parametrize("name, place, change, sentence", [
     ("colours", "train/red/4.png", b"\xff\xd8\xff", "red/4.png cannot be read as an image"),

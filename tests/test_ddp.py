@@ -54,9 +54,6 @@ def half_of_a_batch(rank, folder):
     loss = rekd.selection_loss(mask, 0.25)
     loss.backward()
     torch.save((loss.detach(), mask.grad), f"{folder}/{rank}.pt")
-    with torch.no_grad():  # an evaluation, which one process does alone, never communicates
-        if rank == 0:
-            rekd.selection_loss(mask, 0.25)
     dist.destroy_process_group()
 
 

@@ -52,12 +52,3 @@ def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch
     assert "| glyphs, 64 labels: REKD - RE | 0.2500 | 0.5000 |" in page  # two tests: Holm doubles
     with pytest.raises(KeyError):
         report.fill("{{glyphs-compare-64 re f1}}", report.read_numbers(lines))
-
-
-def test_holm_by_hand(monkeypatch):
-    """The smallest of three p counts three times, the next twice, and none less than one before."""
-    p = {"glyphs": 0.01, "phrases": 0.04, "tweets": 0.03}
-    monkeypatch.setattr(report, "sign_flip_test", lambda gains: p[[*gains][0]])
-    rows = report.tests_table({(f"{name}-compare-{few}", "rekd-re", "accuracy"): {1: name}
-                               for name, few in report.DEFAULT.items()}).splitlines()[2:]
-    assert [row.split(" | ")[2].strip(" |") for row in rows] == ["0.0300", "0.0600", "0.0600"]

