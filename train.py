@@ -197,18 +197,19 @@ def train(config, teacher, data, is_resumed, progress):
     data = data.draw(config.limit, config.seed, config.unlabelled and teacher is not None)
     folder, device = config.folder, data.train.y.device
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
-    lock = open_run(config, is_resumed) if RANK == 0 else None  # held until this function ends
+    # It is held until this function ends.
+    lock = open_run(config, origin, is_resumed) if RANK == 0 else None
     wait()
     if is_finished(folder):
         print(f"{folder}: finished before")
         progress.total -= config.total_steps
-        return check_origin(folder, read_json(folder / "result.json"), origin)
+        return read_json(folder / "result.json")
     torch.manual_seed(config.seed)
     model, model_args = make_model(config, len(data.classes), data.input.get("vocabulary"))
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr,
                                   weight_decay=config.weight_decay, fused=True)
-    log, best = resume(folder, model, optimizer, origin)
+    log, best = resume(folder, model, optimizer)
     progress.total -= len(log) * config.steps
     network = DistributedDataParallel(model) if WORLD > 1 else model
     told = time.time()  # of the last line that was told: at most one in ten seconds
@@ -268,9 +269,9 @@ def num_features(config):
     return config.max_length
 
 
-def open_run(config, is_resumed):
+def open_run(config, origin, is_resumed):
     """The run's folder -> a file that locks it. A run that is there is begun anew, unless --resume
-    goes on with it."""
+    goes on with it: with the options, on the data and under the teacher that it began with."""
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / ".lock").open("w")
@@ -281,13 +282,16 @@ def open_run(config, is_resumed):
         raise UserError(f"{folder} is in use: wait, or choose another --out") from None
     except (ImportError, OSError):  # nor on some network disks
         pass
-    path, options = folder / "config.json", recorded(config)
+    path = folder / "config.json"
+    begun = {**recorded(config), "fingerprint": origin["fingerprint"],
+             "teacher_sha256": origin["teacher"] and origin["teacher"]["sha256"]}
     if not is_resumed:
         for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
-    elif path.exists() and read_json(path) != options:
-        raise UserError(f"{folder} is of other options or data: remove it, or choose another --out")
-    write_text(path, json.dumps(options, indent=1) + "\n")
+    elif path.exists() and read_json(path) != begun:
+        raise UserError(f"{folder} is of other options or data, or of another teacher: remove it, "
+                        "or choose another --out")
+    write_text(path, json.dumps(begun, indent=1) + "\n")
     return lock
 
 
@@ -296,12 +300,12 @@ def is_finished(folder):
     return (folder / "result.json").exists() and (folder / "best.pt").exists()
 
 
-def resume(folder, model, optimizer, origin):
+def resume(folder, model, optimizer):
     """From last.pt, if there is one -> the log's lines so far, the best score on dev."""
     path = folder / "last.pt"
     if not path.exists():
         return [], -math.inf
-    last = check_origin(folder, models.read_weights(path, "checkpoint"), origin)
+    last = models.read_weights(path, "checkpoint")
     model.load_state_dict(last["weights"])
     optimizer.load_state_dict(last["optimizer"])
     print(f"{folder}: resumed after epoch {last['epoch']}")
@@ -313,15 +317,6 @@ def read_json(path):
         return json.loads(path.read_text())
     except ValueError:
         raise UserError(f"{path} is damaged: remove it") from None
-
-
-def check_origin(folder, found, expected):
-    """A run goes on only with the data and under the teacher that it began with -> found."""
-    if found.get("fingerprint") != expected["fingerprint"]:
-        raise UserError(f"{folder} was begun on other data: remove it, or choose another --out")
-    if found["teacher"] and found["teacher"]["sha256"] != expected["teacher"]["sha256"]:
-        raise UserError(f"{folder} was begun under another teacher: leave --resume out")
-    return found
 
 
 def finish(config, log, data, origin):
@@ -628,7 +623,7 @@ def picture(path, networks, examples, classes, side=128):
         for name, says, mask in row:
             grid = mask.float().reshape(1, 1, math.isqrt(len(mask)), -1)  # (N,) -> (1, 1, g, g)
             kept = F.interpolate(grid, size=(side, side))[0]              # (1, side, side)
-            faded = 0.8 + 0.2 * pixels  # even dark things stay visible
+            faded = 0.6 + 0.25 * pixels  # dark and bright things stay visible, and look hidden
             tile = torch.where(kept > 0, pixels, faded)
             tiles.append(captioned(tile, f"{name[-21:]}\n{says[:21]}"))   # as much as fits
     save_image(tiles, path, nrow=len(row), padding=6, pad_value=1)

