@@ -175,18 +175,20 @@ class ViT(nn.Module):
                 f"{self.image_size} x {self.image_size}")
         x = F.pixel_unshuffle(pixels, self.patch_size)    # (B, 3 P P, grid, grid)
         x = x.flatten(2).mT.contiguous()                  # (B, N, 3 P P), a convolution's order
-        positions = self.positions[:, 1:]                 # (1, N, dim)
+        places = torch.arange(self.num_features, device=x.device).unsqueeze(0)  # (1, N)
         visible = None
 
         if mask is not None and self.masking == "drop":
             if packed is not None:  # N is `packed` from here on
                 content = self.selectable(pixels)
-                mask, x, positions = pack(mask, content, packed, x, positions)
+                mask, x, places = pack(mask, content, packed, x, places)
             visible = F.pad(mask[:, None, None], (1, 0), value=1)  # (B, 1, 1, 1 + N): [CLS], too
         x = self.patch_embedding(x)                       # (B, N, dim)
         if mask is not None and self.masking == "zero":
             x = x * mask.unsqueeze(-1).to(x.dtype)        # R = M * X; positions are added after it
 
+        # An index, positions[places], would add up gradients in an order that threads decide.
+        positions = F.embedding(places, self.positions[0, 1:])   # (B or 1, N, dim)
         cls = self.cls + self.positions[:, :1]            # (1, 1, dim)
         x = torch.cat([cls.expand(len(x), -1, -1), x + positions], 1)     # (B, 1 + N, dim)
         *lower, top = self.blocks

@@ -1,5 +1,4 @@
 """Small data and small networks, and train.py called as from the command line."""
-
 import json
 import re
 import sys

@@ -191,6 +191,17 @@ def test_packed_training_has_on_average_the_same_gradient(kind):
     mean = torch.stack([found[0] for found in draws]).mean(0)
     assert (mean - expected).norm() < 0.3 * expected[mask == 0].norm()
 
+def test_no_gradient_depends_on_which_thread_is_first():
+    predictor, x = network("vit", dim=64), torch.randn(64, 3, 16, 16)
+    mask, gradients = torch.randint(2, (64, 16)).float(), set()
+    torch.set_num_threads(2)
+    for _ in range(20):
+        predictor.zero_grad()
+        predictor(x, mask, 12).square().sum().backward()
+        gradients.add(predictor.backbone.positions.grad.numpy().tobytes())
+    torch.set_num_threads(1)
+    assert len(gradients) == 1
+
 def test_only_what_is_needed_is_computed(kind, masking):
     """Under `drop`, [CLS] and what is packed; in a predictor's last block, [CLS] alone."""
     predictor, x, mask = case(kind, masking)
