@@ -349,7 +349,7 @@ def read_input(path, input):
 SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()  # typed in a text, they stay whole
 # A text in parts beyond which no word reaches: special tokens, and what lies between spaces.
 CHUNK = re.compile(r"\[(?:PAD|UNK|CLS|SEP|MASK)\]|\[|[^ \n[]+")
-# The last block but one starts at 2B820: a slip of the reference, for equal ids.
+# The last block but one starts at 2B820: the reference's slip, copied so that ids are equal.
 CJK = re.compile("[\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF\U00020000-\U0002A6DF"
                  "\U0002A700-\U0002B73F\U0002B740-\U0002B81F\U0002B920-\U0002CEAF"
                  "\U0002F800-\U0002FA1F]")

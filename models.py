@@ -561,8 +561,8 @@ def fit_table(table, slot):
 
 
 def check_config(backbone, kind, path):
-    """What changes a network's numbers without changing a shape is told by config.json and
-    tokenizer_config.json beside the weights, where there are any: it must fit as well."""
+    """config.json and tokenizer_config.json, where they lie beside the weights, name settings that
+    change a network's numbers without changing a shape: they must fit as well."""
     expected = {"model_type": kind, "is_decoder": False, "hidden_act": "gelu",
                 "layer_norm_eps": EPS, "num_attention_heads": backbone.blocks[0].heads,
                 "do_lower_case": True, "strip_accents": True, "tokenize_chinese_chars": True,

@@ -164,8 +164,8 @@ def at_rate(logits, rate, selectable=None):
     that sum_l P(M_l = 1) = max(rate * n, 1), n selectable features; with Gumbel noise,
     P(M_l = 1) = sigmoid(z_l + b).
 
-    So the rate is right from the first step on, with any N and no weight to tune. What would raise
-    all features of an example alike has no gradient: one rises only at the expense of others.
+    So the rate is right from the first step on, with any N and no weight to tune. To raise all
+    features of an example alike changes nothing: one rises only at the expense of others.
     Without a rate, the logits stay as they are.
     """
     if rate is None:

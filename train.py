@@ -546,7 +546,9 @@ def gain(name, better, base):
 
 def progress_bar(steps):
     """Of the whole command, with the time left: on a terminal, elsewhere a line every minute."""
-    rarely = {} if sys.stderr.isatty() else {"delay": 20, "mininterval": 50, "ascii": True}
+    rarely = {} if sys.stderr.isatty() else {
+        "mininterval": 55, "maxinterval": 60, "delay": 20,
+        "bar_format": "{n}/{total} steps, {remaining} left\n"}
     return tqdm(total=steps, unit="step", leave=False, disable=RANK > 0, **rarely)
 
 
@@ -700,7 +702,7 @@ def explain(args):
         write_text(out / "explained.jsonl", "\n".join(lines) + "\n")
         show(out / "explained", networks, examples[:64], info)
     if not examples or not is_whole:
-        fail(f"{len(examples)} of the files were read: give images or UTF-8 texts, as in training")
+        fail(f"{len(examples)} files were read: give {info['input']['kind']}s, as in training")
 
 
 def files_of(paths):
@@ -786,7 +788,7 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "vit_tiny": 5e-2, "bert_base": 5e-5, "bert_ti
 
 METHODS = ("cls", "kd", "re", "rekd")
 TAUGHT = ("kd", "rekd")  # those of them that have a teacher
-# Options that a run's folder does not bear as they are.
+# Options that the name of a run's folder leaves out.
 COMMAND = ("dataset student method compare paper seed seeds resume out device checkpoint explain "
            "role kind sizes told").split()
 PROBLEM = "data_dir image_size patch_size max_length rate masking precision".split()
