@@ -52,7 +52,7 @@ def paired(found, others):
 
 
 def interval(found):
-    """{seed: number} -> their mean, half of its 95 % interval; of a single number, that is 0."""
+    """{seed: number} -> their mean, half of its 95 % interval; of a single number, none: 0."""
     n = len(found)
     half = T95[n - 2] * stdev(found.values()) / n**0.5 if n > 1 else 0.0
     return mean(found.values()), half
@@ -63,7 +63,7 @@ def figure(found):
         return "-"
     centre, half = interval(found)
     digits = 3 if centre < 2 else 0  # shares, or seconds
-    return f"{centre:.{digits}f} +- {half:.{digits}f}"
+    return f"{centre:.{digits}f}" + f" +- {half:.{digits}f}" * (len(found) > 1)
 
 
 def fill(text, numbers):
@@ -107,7 +107,7 @@ def tests_table(numbers):
     for dataset, few in DEFAULT.items():
         for method in ("rekd-re", "rekd-kd"):
             gains = numbers.get((f"{dataset}-compare-{few}", method, "accuracy"))
-            if gains:
+            if len(gains or ()) > 1:
                 found[f"{dataset}, {few} labels: {method.upper()}"] = sign_flip_test(gains.values())
     rows, highest = [["difference", "p", "p by Holm"]], 0.0
     ordered = sorted(found.items(), key=lambda item: item[1])
@@ -178,15 +178,16 @@ def write(lines):
     numbers = read_numbers(lines)
     arms = arms_of(numbers)
     readme = ROOT / "README.md"
-    short = labels_table(numbers, [arm for arm in arms
-                                   if arm.split("-compare-")[1] == str(DEFAULT[arm.split("-")[0]])])
+    defaults = [f"{dataset}-compare-{few}" for dataset, few in DEFAULT.items()]
+    several = [arm for arm in arms if len(numbers[arm, "rekd", "accuracy"]) > 1]
+    short = labels_table(numbers, [arm for arm in several if arm in defaults])
     prose = (ROOT / "results/prose.md").read_text()
     prose = prose.replace("{{labels}}", labels_table(numbers, arms))
     prose = prose.replace("{{tests}}", tests_table(numbers))
     page = fill(prose, numbers)  # before anything is written
     (ROOT / "results/README.md").write_text(page)
     readme.write_text(MARKED.sub(f"{short}\n", readme.read_text()))
-    for dataset in LIMITS:
+    for dataset in {arm.partition("-")[0] for arm in several}:
         (ROOT / f"results/{dataset}.svg").write_text(chart(numbers, dataset))
 
 
