@@ -625,7 +625,8 @@ def sizes_of(name, data_dir="data"):
     if kind == "image":
         sides = [size for path in paths for size in image_sizes(path)] or [32]
         image_size, patch_size = (64, 8) if statistics.median(sides) > 48 else (32, 4)
-        told = f"images of {min(sides)} to {max(sides)} pixels a side"
+        ends = " to ".join(map(str, sorted({min(sides), max(sides)})))
+        told = f"images of {ends} pixels a side"
         return {"image_size": image_size, "patch_size": patch_size}, told
     some = paths[::math.ceil(len(paths) / 2000)]
     lengths = sorted(len(WordPiece.words(read_text(path))) + 2 for path in some)

@@ -227,12 +227,12 @@ def test_without_a_vocabulary_the_words_of_all_training_texts_are_counted(own):
     test = load_dataset("words", own, vocab=own / "vocab.txt").test
     assert test.x.unique().tolist() == [0, 1, 2, 3, 5, 6, 7]
 
-@pytest.mark.parametrize("sides, size, patch", [
-    ([28, 40], 32, 4), ([48], 32, 4), ([64], 64, 8), ([28, 28, 300], 32, 4), ([300, 200], 64, 8)])
-def test_images_from_scratch_are_read_at_32_or_64_pixels(tmp_path, sides, size, patch):
+@pytest.mark.parametrize("sides, told, size, patch", [
+    ([28, 40], "28 to 40", 32, 4), ([48], "48", 32, 4), ([300, 200], "200 to 300", 64, 8)])
+def test_images_from_scratch_are_read_at_32_or_64_pixels(tmp_path, sides, told, size, patch):
     write(tmp_path, {f"set/train/a/{i}.png": Image.new("L", (n, n)) for i, n in enumerate(sides)})
-    assert data.sizes_of("set", tmp_path) == ({"image_size": size, "patch_size": patch}, (
-        f"images of {min(sides)} to {max(sides)} pixels a side"))
+    sizes = {"image_size": size, "patch_size": patch}
+    assert data.sizes_of("set", tmp_path) == (sizes, f"images of {told} pixels a side")
 
 @pytest.mark.parametrize("words, longest, size", [
     ([14] * 40, 16, 16), ([15] * 40, 17, 32),
