@@ -91,7 +91,8 @@ def make_arms():
             if labels == few and name in ("glyphs", "phrases"):
                 seeds = ten
             arms[f"{name}-compare-{labels or 'all'}"] = Arm(
-                f"{student} --compare --limit {labels}", name, seeds, is_judged=labels == few)
+                f"{student} --compare --limit {labels}", name, seeds,
+                is_judged=labels == few and name != "clutter")
             if name in ("phrases", "tweets"):
                 arms[f"{name}-bag-{labels or 'all'}"] = Arm(
                     f"{name} {labels}", "", usual, "results/words.py")
