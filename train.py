@@ -197,7 +197,7 @@ def train(config, teacher, data, is_resumed, progress):
     data = data.draw(config.limit, config.seed, config.unlabelled and teacher is not None)
     folder, device = config.folder, data.train.y.device
     origin = {"fingerprint": data.fingerprint, "teacher": teacher and teacher.record}
-    # It is held until this function ends.
+    # The lock is held until this function ends.
     lock = open_run(config, origin, is_resumed) if RANK == 0 else None
     wait()
     if is_finished(folder):

@@ -106,8 +106,8 @@ def tests_table(numbers):
     found = {}
     for dataset, few in DEFAULT.items():
         for method in ("rekd-re", "rekd-kd"):
-            gains = numbers.get((f"{dataset}-compare-{few}", method, "accuracy"))
-            if len(gains or ()) > 1:
+            gains = numbers.get((f"{dataset}-compare-{few}", method, "accuracy"), {})
+            if len(gains) > 1:
                 found[f"{dataset}, {few} labels: {method.upper()}"] = sign_flip_test(gains.values())
     rows, highest = [["difference", "p", "p by Holm"]], 0.0
     ordered = sorted(found.items(), key=lambda item: item[1])

@@ -48,13 +48,13 @@ class Arm(NamedTuple):
 # ---------------------------------------------------------------- the arms
 MINILM = ("--dataset tweets --max-length 32 --rate 0.3 --teacher bert:384:6:12 --init {minilm} "
           "--lr 5e-5")
+CLUTTER = "--dataset clutter --image-size 64 --patch-size 8 --rate 0.25 --init scratch"
 TEACHERS = {
     "glyphs": "--dataset glyphs --teacher vit:48:2:3 --seed {t}",
     "phrases": "--dataset phrases --teacher bert_micro --seed {t}",
     "paper": "--dataset phrases --teacher bert_micro --paper --epochs 8 --seed {t}",
     "tweets": f"{MINILM} --epochs 4 --limit 2000 --seed {{t}}",
-    "clutter": "--dataset clutter --image-size 64 --patch-size 8 --rate 0.25 --init scratch "
-               "--teacher vit_micro --seed {t}",
+    "clutter": f"{CLUTTER} --teacher vit_micro --seed {{t}}",
     "same100": f"{MINILM} --epochs 30 --limit 100 --seed {{seed}}",
     "same250": f"{MINILM} --epochs 15 --limit 250 --seed {{seed}}",
     "same1000": f"{MINILM} --epochs 6 --limit 1000 --seed {{seed}}",
@@ -63,8 +63,7 @@ STUDENTS = {
     "glyphs": "--dataset glyphs",
     "phrases": "--dataset phrases",
     "tweets": "--dataset tweets --student bert_nano --max-length 32 --rate 0.3",
-    "clutter": "--dataset clutter --image-size 64 --patch-size 8 --rate 0.25 --init scratch "
-               "--student vit_micro",
+    "clutter": f"{CLUTTER} --student vit_micro",
 }
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
           "tweets": (100, 250, 1000, 0), "clutter": (500, 2000)}  # 0: all
@@ -85,10 +84,11 @@ def make_arms():
     arms, three, five, ten = {}, range(2026, 2029), range(2026, 2031), range(2026, 2036)
     for name, student in STUDENTS.items():
         few = DEFAULT[name]
-        usual = range(2026, 2032) if name in ("glyphs", "phrases") else five
+        is_built_in = name in ("glyphs", "phrases")  # their runs take seconds
+        usual = range(2026, 2032) if is_built_in else five
         for labels in LIMITS[name]:
             seeds = usual if 0 < labels < 1000 else three  # many labels vary little
-            if labels == few and name in ("glyphs", "phrases"):
+            if labels == few and is_built_in:
                 seeds = ten
             arms[f"{name}-compare-{labels or 'all'}"] = Arm(
                 f"{student} --compare --limit {labels}", name, seeds,
