@@ -101,16 +101,20 @@ def step_losses(model, teacher, cached, x, y, step, tau, config):
                     "lambda_prediction": config.lambda_prediction}
     if config.method == "kd":
         return rekd.kd_losses(model, teacher.network, x, y, **distillation)
-    rate = config.rate
-    if config.lambda_select is None:
-        rate = rekd.annealed_rate(step, config.total_steps, rate)
-    sampling = {"rate": rate, "lambda_select": config.lambda_select,
+    sampling = {"rate": rate_at(step, config), "lambda_select": config.lambda_select,
                 "balanced": config.mask_gradient == "balanced"}
     if config.method == "re":
         return rekd.re_losses(model, x, y, tau=tau, **sampling)
     return rekd.rekd_losses(
         model, teacher.network, x, y, **distillation, **sampling, kd_noise=config.kd_noise,
         lambda_rationale=config.lambda_rationale, teacher_reads=config.teacher_reads)
+
+
+def rate_at(step, config):
+    """Of sampled masks: falls from 1, or is left to L_select (the paper)."""
+    if config.lambda_select is None:
+        return rekd.annealed_rate(step, config.total_steps, config.rate)
+    return config.rate
 
 
 def learning_rate(step, config):
@@ -139,7 +143,7 @@ def evaluate(model, data, split, config):
     """
     was_training = model.training
     model.eval()
-    selects = config.method in ("re", "rekd")
+    selects = config.method in SELECTING
     is_random_told = selects and split is data.test
     tau = config.tau_end if config.evaluation == "sampled" and selects else None
     exact_rate = config.rate if config.lambda_select is None else None
@@ -227,7 +231,7 @@ def train(config, teacher, data, is_resumed, progress):
         dev.pop("confusion")
         log.append({"epoch": epoch + 1, **losses, **dev, "seconds": time.time() - start})
         state = {**about, "weights": model.state_dict(), "metric": dev, "epoch": epoch + 1}
-        score = -dev["eval_loss"] if config.choose_by == "loss" else dev["balanced_accuracy"]
+        score = score_of(dev, epoch, config)
         if score >= best:  # a tie goes to the later epoch
             best = score
             save(folder / "best.pt", state)
@@ -243,11 +247,21 @@ def train(config, teacher, data, is_resumed, progress):
     return result
 
 
+def score_of(dev, epoch, config):
+    """Of an epoch's figures on dev: the checkpoint with the highest is chosen."""
+    if config.choose_by == "loss":
+        return True, -dev["eval_loss"]
+    # Where the rate still falls, a model is not yet what it will be: a later epoch is preferred.
+    steps = (epoch + 1) * config.steps
+    has_arrived = config.method not in SELECTING or rate_at(steps, config) == config.rate
+    return has_arrived, dev["balanced_accuracy"]
+
+
 def make_model(config, num_classes, vocabulary, device="cpu"):
     """-> a model as it is before training, and the arguments of models.build."""
     model_args = {"preset": config.preset, "method": config.method, "num_classes": num_classes,
                   "dropout": config.dropout, "masking": config.masking,
-                  "rate": config.rate if config.method in ("re", "rekd") else None,
+                  "rate": config.rate if config.method in SELECTING else None,
                   **input_shape(config, vocabulary)}
     with torch.device(device):
         model = models.build(**model_args)
@@ -283,14 +297,16 @@ def open_run(config, origin, is_resumed):
     except (ImportError, OSError):  # nor on some network disks
         pass
     path = folder / "config.json"
+    is_file = config.init not in ("scratch", "pretrained")
     begun = {**recorded(config), "fingerprint": origin["fingerprint"],
-             "teacher_sha256": origin["teacher"] and origin["teacher"]["sha256"]}
+             "teacher_sha256": origin["teacher"] and origin["teacher"]["sha256"],
+             "init_sha256": sha256(config.init) if is_file else None}
     if not is_resumed:
         for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
     elif path.exists() and read_json(path) != begun:
-        raise UserError(f"{folder} is of other options or data, or of another teacher: remove it, "
-                        "or choose another --out")
+        raise UserError(f"{folder} is of other options, data or weights, or of another teacher: "
+                        "remove it, or choose another --out")
     write_text(path, json.dumps(begun, indent=1) + "\n")
     return lock
 
@@ -304,7 +320,7 @@ def resume(folder, model, optimizer):
     """From last.pt, if there is one -> the log's lines so far, the best score on dev."""
     path = folder / "last.pt"
     if not path.exists():
-        return [], -math.inf
+        return [], (False, -math.inf)
     last = models.read_weights(path, "checkpoint")
     model.load_state_dict(last["weights"])
     optimizer.load_state_dict(last["optimizer"])
@@ -333,6 +349,10 @@ def finish(config, log, data, origin):
     (folder / "last.pt").unlink(missing_ok=True)
     show(folder / "rationales", {config.method.upper(): model}, test_examples(data), info)
     return result
+
+
+def sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def save(path, content):
@@ -389,8 +409,8 @@ def get_teacher(path, config, data):
     network, info = models.load_teacher(path, device, classes=data.classes,
                                         vocabulary=vocabulary, **input_shape(config, vocabulary))
     print(f"teacher: {path}, dev accuracy {info['metric']['accuracy']:.3f}")
-    record = {"path": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-              "preset": info["model"]["preset"], "dev": info["metric"]}
+    record = {"path": str(path), "sha256": sha256(path), "preset": info["model"]["preset"],
+              "dev": info["metric"]}
     return Teacher(network, record, {})
 
 
@@ -787,7 +807,8 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "vit_tiny": 5e-2, "bert_base": 5e-5, "bert_ti
                  "image": 1e-2, "text": 1e-4}
 
 METHODS = ("cls", "kd", "re", "rekd")
-TAUGHT = ("kd", "rekd")  # those of them that have a teacher
+SELECTING = ("re", "rekd")  # those of them that have a generator
+TAUGHT = ("kd", "rekd")     # and a teacher
 # Options that the name of a run's folder leaves out.
 COMMAND = ("dataset student method compare paper seed seeds resume out device checkpoint explain "
            "role kind sizes told").split()
@@ -846,8 +867,8 @@ def make_parser():
     add("--views", type=whole, help="crop and flip images in so many ways, one an epoch, then "
                                     "again; 0: ever new ones (the paper)")
     add("--choose-by", choices=["accuracy", "loss"],
-        help="the checkpoint, on dev: the highest balanced accuracy (ours), the lowest L_RE (the "
-             "release)")
+        help="the checkpoint, on dev: the highest balanced accuracy once the rate has arrived "
+             "(ours), the lowest L_RE (the release)")
 
     add = parser.add_argument_group("rationales").add_argument
     add("--lambda-select", type=number,

@@ -98,7 +98,7 @@ def make_arms():
                     f"{name} {labels}", "", usual, "results/words.py")
         for method in ("kd", "rekd"):
             arms[f"{name}-{method}unlabelled-{few}"] = Arm(
-                f"{student} --method {method} --limit {few} --unlabelled", name, three)
+                f"{student} --method {method} --limit {few} --unlabelled", name, usual)
         if name in ("phrases", "tweets"):
             command = f"{student} --method rekd --limit {few}"
             for part, options in PARTS.items():
@@ -109,7 +109,7 @@ def make_arms():
             f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
     for method in ("kd", "rekd"):
         command = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
-        arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", three)
+        arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", five)
     for layers in (1, 2):  # students that are the first layers of the teacher's own start
         arms[f"tweets-layers{layers}-250"] = Arm(
             f"--dataset tweets --student bert:384:{layers}:12 --init {{minilm}} --lr 2e-4 "

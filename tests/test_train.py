@@ -80,17 +80,19 @@ def test_the_gain_and_its_interval_by_hand():
     assert train.gain("REKD - RE", better, base).startswith("REKD - RE: +0.2000 +- 1.2710 (95 %")
 
 
-@pytest.mark.parametrize("options, best", [("", 2), ("--choose-by loss", 1)])
+@pytest.mark.parametrize("options, best", [("--method re", 3), ("--method cls", 1),
+                                           ("--method re --choose-by loss", 1)])
 def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, options, best):
-    """By accuracy, where a tie goes to the later epoch, or by the lowest loss."""
-    metrics = iter([(0.8, 0.3), (0.8, 0.5), (0.7, 0.4), (0, 0)])
+    """By accuracy, of RE once its rate has arrived, after half of the epochs; a tie goes to the
+    later one. Or by the lowest loss."""
+    metrics = iter([(0.9, 0.3), (0.8, 0.5), (0.8, 0.6), (0.7, 0.4), (0, 0)])
 
     def evaluate(*args):
         accuracy, loss = next(metrics)
         return {"accuracy": accuracy, "balanced_accuracy": accuracy, "eval_loss": loss,
                 "rate_mean": 0.15, "confusion": [], "class_recall": [], "examples": 9}
     monkeypatch.setattr(train, "evaluate", evaluate)
-    finished(run(f"--method re {options}"))
+    finished(run(f"{options} --epochs 4"))
     assert read(student(run) / "best.pt")["epoch"] == best
 
 
@@ -154,7 +156,19 @@ def test_a_run_goes_on_under_its_teacher_and_with_its_data_alone(run, folders, t
     stop_after(4, monkeypatch)
     assert run(f"{options} --method re").code == 130
     Image.new("RGB", (16, 16)).save(root / "colours" / "train" / "red" / "0.png")
-    refused(run(f"{options} --method re --resume"), "of other options or data")
+    refused(run(f"{options} --method re --resume"), "of other options, data or weights")
+
+
+def test_a_run_goes_on_only_from_the_weights_that_it_began_with(tmp_path):
+    file = tmp_path / "model.bin"
+    config = SimpleNamespace(folder=tmp_path / "run", init=str(file))
+    origin = {"fingerprint": "of the data", "teacher": None}
+    for _ in range(2):
+        file.write_bytes(b"first")
+        train.open_run(config, origin, True).close()
+    file.write_bytes(b"other")
+    with pytest.raises(data.UserError, match="weights"):
+        train.open_run(config, origin, True)
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused(run):
