@@ -201,6 +201,7 @@ def lines_of(path, line, is_judged):
     result = json.loads(path.read_text())
     result["hardware"] += f", {cpu_model()}"
     result["test"].pop("confusion", None)  # most of the file
+    result.pop("command")  # its options are above, its paths are of this machine
     if result["teacher"]:  # it has a line of its own
         result["teacher"] = {"sha256": result["teacher"]["sha256"]}
     yield {**line, "method": method, **result}
