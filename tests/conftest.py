@@ -42,8 +42,7 @@ def folders(tmp_path_factory):
 
 SMALL = {
     "colours": "--student vit:8:1:1 --teacher vit:16:1:2 --image-size 16 --patch-size 4",
-    "words": "--student bert:8:1:1 --teacher bert:16:1:2 --max-length 40 --rate 0.2",
-    "none": ""}
+    "words": "--student bert:8:1:1 --teacher bert:16:1:2 --max-length 40 --rate 0.2", "none": ""}
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_only_its_shape_gives_the_digit_away():
     for tells in (torch.cat([place, colour], 1), rest):
         assert linear_accuracy(tells, made.y) < 0.15            # chance: .1
     assert linear_accuracy(grey[made.truth].view(-1, 64), made.y) > 0.9
-    # Among three distractors, the digit is the brightest square of 2 x 2 patches in a quarter.
+    # Among five distractors, the digit is the brightest square of 2 x 2 patches in a quarter.
     brightest, true = (F.avg_pool2d(x[:, None], 8, stride=4).flatten(1).argmax(1)
                        for x in (grey, made.truth.float()))
     assert 0.1 < (brightest == true).float().mean() < 0.3
@@ -323,8 +323,6 @@ def test_a_mistake_in_a_folder_is_named_in_one_sentence(own, name, place, change
         path.rename(own / name / change) if change else path.mkdir()
     with pytest.raises(UserError, match=f"^.*{sentence}.*$"):
         load_dataset(name, own)
-    with pytest.raises(UserError, match="^no data set '/"):     # a path is no name
-        load_dataset(f"{own}/{name}", own)
 
 @pytest.mark.parametrize("error, sentence", [
     (OSError(28, "No space left"), "No space left"), (RuntimeError("torch's"), "the disk full"),

@@ -19,8 +19,7 @@ TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node=2"
 
 def start(options, out, launcher=""):
     """What a person types -> the exit code, out and err."""
-    command = [sys.executable, *launcher.split(), ROOT / "train.py", *options.split(),
-               "--out", out]
+    command = [sys.executable, *launcher.split(), ROOT / "train.py", *options.split(), "--out", out]
     return subprocess.run(command, capture_output=True, text=True, timeout=200,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
 

@@ -36,9 +36,8 @@ def test_a_student_run_trains_its_teacher_first_and_the_next_reuses_it(run):
     for name in ("result.json", "best.pt"):  # each tells who taught it
         assert read(first / name)["teacher"]["path"] == str(teacher / "best.pt")
 
-    before = (teacher / "best.pt").stat().st_mtime_ns
-    out = finished(run("--seed 7 --alpha 0.3"))  # a student's options do not touch its teacher
-    assert "is trained first" not in out
+    before = (teacher / "best.pt").stat().st_mtime_ns  # a student's options do not touch it
+    assert "is trained first" not in finished(run("--seed 7 --alpha 0.3"))
     assert (teacher / "best.pt").stat().st_mtime_ns == before
     assert log(student(run, "*seed7*alpha0.3*")) != log(first)
 
@@ -80,8 +79,8 @@ def test_the_gain_and_its_interval_by_hand():
     assert train.gain("REKD - RE", better, base).startswith("REKD - RE: +0.2000 +- 1.2710 (95 %")
 
 
-@pytest.mark.parametrize("options, best", [("--method re", 3), ("--method cls", 1),
-                                           ("--method re --choose-by loss", 1)])
+@pytest.mark.parametrize("options, best", [
+    ("--method re", 3), ("--method cls", 1), ("--method re --choose-by loss", 1)])
 def test_the_checkpoint_is_the_best_epoch_on_dev(run, monkeypatch, options, best):
     """By accuracy, of RE once its rate has arrived, after half of the epochs; a tie goes to the
     later one. Or by the lowest loss."""
@@ -140,8 +139,7 @@ def test_a_killed_process_resumes_to_the_same_bits(folders, tmp_path):
     assert state(whole) == state(killed) and not list(killed.glob("*.part"))
 
 
-def test_a_run_goes_on_under_its_teacher_and_with_its_data_alone(run, folders, tmp_path,
-                                                                 monkeypatch):
+def test_a_run_goes_on_with_its_teacher_data_and_weights(run, folders, tmp_path, monkeypatch):
     root = shutil.copytree(folders, tmp_path / "mine")
     options = f"--data-dir {root}"
     finished(run(f"{options} --teacher-seed 1"))
@@ -157,16 +155,11 @@ def test_a_run_goes_on_under_its_teacher_and_with_its_data_alone(run, folders, t
     assert run(f"{options} --method re").code == 130
     Image.new("RGB", (16, 16)).save(root / "colours" / "train" / "red" / "0.png")
     refused(run(f"{options} --method re --resume"), "of other options, data or weights")
-
-
-def test_a_run_goes_on_only_from_the_weights_that_it_began_with(tmp_path):
-    file = tmp_path / "model.bin"
-    config = SimpleNamespace(folder=tmp_path / "run", init=str(file))
-    origin = {"fingerprint": "of the data", "teacher": None}
+    config = SimpleNamespace(folder=tmp_path, init=str(own))
+    origin = {"fingerprint": "", "teacher": None}
     for _ in range(2):
-        file.write_bytes(b"first")
         train.open_run(config, origin, True).close()
-    file.write_bytes(b"other")
+    own.write_bytes(b"other weights")
     with pytest.raises(data.UserError, match="weights"):
         train.open_run(config, origin, True)
 
@@ -190,7 +183,6 @@ def test_how_a_step_samples(run, monkeypatch):
     assert [step["rate"] for step in steps] == [rekd.annealed_rate(k, 9, 0.25) for k in range(9)]
     assert {step["lambda_select"] for step in steps} == {None}
     assert log(student(run))[-1]["rate_sampled"] == pytest.approx(0.25, abs=0.04)
-
     steps.clear()
     finished(run("--method re --rate 0.25 --lambda-select 0.01"))
     assert {(step["rate"], step["lambda_select"]) for step in steps} == {(0.25, 0.01)}
@@ -283,7 +275,7 @@ def test_without_labels_the_rest_is_still_taught(run, monkeypatch):
 
 
 def test_class_counts_by_hand():
-    """Of class 0 two of three are found, of class 1 none of one, of class 2 there is none."""
+    """Of class 0 two of three are found, of class 1 none of one; of class 2 there is none."""
     found = train.class_counts(torch.tensor([0, 0, 1, 0]), torch.tensor([0, 0, 0, 1]), 3)
     assert found["confusion"] == [[2, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert found["class_recall"] == pytest.approx([2 / 3, 0, 0])
@@ -356,8 +348,7 @@ def test_paper_sets_every_departure_for_student_and_teacher():
 
 
 def test_the_paper_s_setting_runs(run):
-    out = finished(run("--paper --compare", "words"))
-    assert "REKD" in out
+    finished(run("--paper --compare", "words"))
     config = read(student(run, "rekd-*", "words") / "config.json")
     assert (config["masking"], config["evaluation"], config["choose_by"]) == (
         "zero", "sampled", "loss")
@@ -370,7 +361,6 @@ def test_two_sets_of_options_never_share_a_folder():
                f"{long} --views 3", f"{long} --views 4"]
     names = [configs(option)[0].folder.name for option in options]
     assert len({*names}) == len(names) and max(map(len, names)) <= 200
-    assert not any("/" in name for name in names)
 
 
 # ---------------------------------------------------------------- pages, --explain
@@ -412,7 +402,7 @@ def test_explain_answers_files_and_folders(run, tmp_path):
 @pytest.mark.parametrize("options, sentence", [
     ("--student vit:8:1:1 --patch-size 5", "32 is not divisible by patch size 5"),
     ("--student vit:9:1:2", "width 9 is not divisible by 2 heads"),  # before a teacher is trained
-    ("--student vit_huge", "no preset 'vit_huge'"), ("--dataset nowhere", "no data set 'nowhere'"),
+    ("--student vit_huge", "no preset 'vit_huge'"), ("--dataset /tmp", "no data set '/tmp'"),
     ("--epochs 1.5", "must be a whole number from 1"), ("--seeds 21", "from 1 to 20, not 21"),
     ("--rate nan", "--rate: must be a number"), ("--epoch 3", "unrecognized arguments"),
     ("--student vit:8:1:1 --method cls --limit 2", "some of 3 classes have no training"),
