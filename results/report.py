@@ -22,7 +22,7 @@ from statistics import mean, stdev
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from rekd import sign_flip_test  # noqa: E402
-from results.study import ARMS, DEFAULT, LIMITS, read_lines  # noqa: E402
+from results.study import ARMS, DEFAULT, LIMITS, read_lines, teacher_seed  # noqa: E402
 from train import METHODS, T95  # noqa: E402
 
 MARKED = re.compile("(?<=<!-- results -->\n).*(?=<!-- /results -->)", re.DOTALL)
@@ -34,7 +34,9 @@ def read_numbers(lines):
     "rekd-re" the differences, paired by seed. A teacher of several seeds counts once."""
     numbers = {}
     for line in sorted(lines, key=lambda line: line["seed"]):
-        which = line["command"] if line["method"] == "teacher" else line["seed"]
+        which = line["seed"]
+        if line["method"] == "teacher":
+            which = teacher_seed(line["teacher_options"], which)
         for key, number in {**line["test"], "seconds": line.get("seconds")}.items():
             if isinstance(number, float):
                 name = line["arm"], line["method"], key

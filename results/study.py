@@ -46,28 +46,31 @@ class Arm(NamedTuple):
 
 
 # ---------------------------------------------------------------- the arms
-MINILM = ("--dataset tweets --max-length 32 --rate 0.3 --teacher bert:384:6:12 --init {minilm} "
-          "--lr 5e-5")
+TWEETS = "--dataset tweets --max-length 32 --rate 0.3"
+IMDB = "--dataset imdb --max-length 128 --rate 0.1"
+MINILM = "--teacher bert:384:6:12 --init {minilm} --lr 5e-5"
 CLUTTER = "--dataset clutter --image-size 64 --patch-size 8 --rate 0.25 --init scratch"
 TEACHERS = {
     "glyphs": "--dataset glyphs --teacher vit:48:2:3 --seed {t}",
     "phrases": "--dataset phrases --teacher bert_micro --seed {t}",
     "paper": "--dataset phrases --teacher bert_micro --paper --epochs 8 --seed {t}",
-    "tweets": f"{MINILM} --epochs 4 --limit 2000 --seed {{t}}",
+    "tweets": f"{TWEETS} {MINILM} --epochs 4 --limit 2000 --seed {{t}}",
+    "imdb": f"{IMDB} {MINILM} --epochs 4 --limit 2000 --seed {{t}}",
     "clutter": f"{CLUTTER} --teacher vit_micro --seed {{t}}",
-    "same100": f"{MINILM} --epochs 30 --limit 100 --seed {{seed}}",
-    "same250": f"{MINILM} --epochs 15 --limit 250 --seed {{seed}}",
-    "same1000": f"{MINILM} --epochs 6 --limit 1000 --seed {{seed}}",
+    "same100": f"{TWEETS} {MINILM} --epochs 30 --limit 100 --seed {{seed}}",
+    "same250": f"{TWEETS} {MINILM} --epochs 15 --limit 250 --seed {{seed}}",
+    "same1000": f"{TWEETS} {MINILM} --epochs 6 --limit 1000 --seed {{seed}}",
 }
 STUDENTS = {
     "glyphs": "--dataset glyphs",
     "phrases": "--dataset phrases",
     "tweets": "--dataset tweets --student bert_nano --max-length 32 --rate 0.3",
+    "imdb": f"{IMDB} --student bert_nano",
     "clutter": f"{CLUTTER} --student vit_micro",
 }
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
-          "tweets": (100, 250, 1000, 0), "clutter": (500, 2000)}  # 0: all
-DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "clutter": 500}
+          "tweets": (100, 250, 1000, 0), "imdb": (250, 1000), "clutter": (500, 2000)}  # 0: all
+DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "imdb": 250, "clutter": 500}
 # What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
     "predictions": "--lambda-rationale 0", "rationales": "--lambda-prediction 0",
@@ -92,8 +95,8 @@ def make_arms():
                 seeds = ten
             arms[f"{name}-compare-{labels or 'all'}"] = Arm(
                 f"{student} --compare --limit {labels}", name, seeds,
-                is_judged=labels == few and name != "clutter")
-            if name in ("phrases", "tweets"):
+                is_judged=labels == few and name not in ("imdb", "clutter"))  # it takes hours
+            if name in ("phrases", "tweets", "imdb"):
                 arms[f"{name}-bag-{labels or 'all'}"] = Arm(
                     f"{name} {labels}", "", usual, "results/words.py")
         for method in ("kd", "rekd"):
@@ -142,8 +145,12 @@ def cpu_model():
 
 
 def one_of_three(seed):
-    """The seed of the teacher that a student of this seed draws."""
     return 2026 + seed % 3
+
+
+def teacher_seed(options, seed):
+    """The seed of the teacher, with these options, that a student of this seed draws."""
+    return one_of_three(seed) if "{t}" in options else seed
 
 
 def run(script, options, seed, out):
@@ -159,8 +166,7 @@ def run(script, options, seed, out):
 
 def teacher_of(name, seed, out):
     """-> best.pt of the teacher that this seed draws; it is trained if there is none yet."""
-    drawn = one_of_three(seed) if "{t}" in TEACHERS[name] else seed
-    out = out / "teachers" / f"{name}{drawn}"
+    out = out / "teachers" / f"{name}{teacher_seed(TEACHERS[name], seed)}"
     if not any((ROOT / out).glob("*/*/result.json")):
         run("train.py", TEACHERS[name], seed, out)
     [best] = (ROOT / out).glob("*/*/best.pt")
