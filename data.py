@@ -583,7 +583,8 @@ def files_in(folder):
     """All files below a folder but hidden ones, through links as well, in order."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
+        # unsup: IMDB's unlabelled reviews
+        folders[:] = [name for name in folders if name[0] != "." and name != "unsup"]
         found += [Path(place, name) for name in names if name[0] != "."]
     return sorted(found)
 
@@ -604,7 +605,7 @@ def list_files(folder, kind):
     """The files of the class folders in it, ordered by class and name."""
     files = []
     for place in sorted(folder.glob("[!.]*")):
-        if not place.is_dir() or place.name == "unsup":  # IMDB's unlabelled reviews
+        if not place.is_dir() or place.name == "unsup":
             continue
         found = [path for path in sorted(place.glob("[!.]*"))  # a Mac's zip holds ._0.png
                  if path.suffix.lower() in FILES[kind] and path.is_file()]

@@ -149,7 +149,7 @@ def evaluate(model, data, split, config):
     exact_rate = config.rate if config.lambda_select is None else None
     torch.manual_seed(config.seed)
     found = []
-    for _, x, _ in data.batches(split, min(EVAL_BATCH, 4 * config.batch_size)):
+    for _, x, _ in data.batches(split, eval_batch(config)):
         with autocast(x.device, config.precision):
             out = model(x, tau, rate=exact_rate)
             by_chance = random_logits(model, x, out) if is_random_told else out.logits
@@ -169,6 +169,11 @@ def evaluate(model, data, split, config):
         if known.any():
             result.update(rekd.agreement(mask[known], split.truth[known], selectable[known]))
     return result
+
+
+def eval_batch(config):
+    """Examples at once, without a gradient: they take no more memory than a training step."""
+    return min(EVAL_BATCH, 4 * config.batch_size)
 
 
 def random_logits(model, x, out):
@@ -204,10 +209,11 @@ def train(config, teacher, data, is_resumed, progress):
     # The lock is held until this function ends.
     lock = open_run(config, origin, is_resumed) if RANK == 0 else None
     wait()
-    if is_finished(folder):
+    # A clone may hold the result of a run without its weights.
+    if (folder / "result.json").exists() and (folder / "best.pt").exists():
         print(f"{folder}: finished before")
         progress.total -= config.total_steps
-        return read_json(folder / "result.json")
+        return json.loads((folder / "result.json").read_text())
     torch.manual_seed(config.seed)
     model, model_args = make_model(config, len(data.classes), data.input.get("vocabulary"))
     model.to(device)
@@ -304,16 +310,11 @@ def open_run(config, origin, is_resumed):
     if not is_resumed:
         for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
-    elif path.exists() and read_json(path) != begun:
+    elif path.exists() and json.loads(path.read_text()) != begun:
         raise UserError(f"{folder} is of other options, data or weights, or of another teacher: "
                         "remove it, or choose another --out")
     write_text(path, json.dumps(begun, indent=1) + "\n")
     return lock
-
-
-def is_finished(folder):
-    """A clone may hold the result of a run without its weights."""
-    return (folder / "result.json").exists() and (folder / "best.pt").exists()
 
 
 def resume(folder, model, optimizer):
@@ -326,13 +327,6 @@ def resume(folder, model, optimizer):
     optimizer.load_state_dict(last["optimizer"])
     print(f"{folder}: resumed after epoch {last['epoch']}")
     return last["log"], last["best"]
-
-
-def read_json(path):
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is damaged: remove it") from None
 
 
 def finish(config, log, data, origin):
@@ -393,7 +387,7 @@ def ask_teacher(teacher, view, data, config):
         if known in teacher.answers:
             return known
     said = []
-    for _, x, _ in data.batches(data.train, EVAL_BATCH, view=view):
+    for _, x, _ in data.batches(data.train, eval_batch(config), view=view):
         with autocast(x.device, config.precision):
             keep, logits = rekd.teacher_outputs(teacher.network, x, reads)
         said.append((widen(keep, data), logits))
@@ -706,29 +700,33 @@ def explain(args):
     each in explained.jsonl. What cannot be read is named, and the others are answered."""
     model, info = models.load(args.checkpoint, args.device)
     networks = {info["config"]["method"].upper(): model}
+    vocabulary = info["input"].get("vocabulary")
+    words = vocabulary and datasets.WordPiece(vocabulary)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    examples, lines, is_whole = [], [], True
-    for path in files_of(args.explain):
+    examples, lines, paths = [], [], files_of(args.explain)
+    for path in paths:
         try:
             example = read_example(path, info["input"], args.device)
         except UserError as error:
             print("train.py:", printable(str(error)), file=sys.stderr)
-            is_whole = False
             continue
-        examples.append(example)
-        lines.append(json.dumps(explained(example, model, info)))
-    if examples:
+        lines.append(json.dumps(explained(example, model, info["classes"], words)))
+        if len(examples) < 64:  # a picture of more is too long to look at
+            examples.append(example)
+    if lines:
         write_text(out / "explained.jsonl", "\n".join(lines) + "\n")
-        show(out / "explained", networks, examples[:64], info)
-    if not examples or not is_whole:
-        fail(f"{len(examples)} files were read: give {info['input']['kind']}s, as in training")
+        show(out / "explained", networks, examples, info)
+    if not lines or len(lines) < len(paths):
+        fail(f"{len(lines)} files were read: give {info['input']['kind']}s, as in training")
 
 
 def files_of(paths):
     """Files, and those in folders."""
+    found = []
     for path in map(Path, paths):
-        yield from datasets.files_in(path) if path.is_dir() else [path]
+        found += datasets.files_in(path) if path.is_dir() else [path]
+    return found
 
 
 def read_example(path, input, device):
@@ -737,14 +735,12 @@ def read_example(path, input, device):
     return Example(datasets.read_input(path, input).to(device), shown, str(path))
 
 
-def explained(example, model, info):
-    """Print one -> its line in explained.jsonl."""
-    classes = info["classes"]
+def explained(example, model, classes, words):
+    """Print one -> its line in explained.jsonl. words: the WordPiece of texts."""
     probabilities, mask = ask(model, example)
     line = {"file": example.name, "class": classes[probabilities.argmax()],
             "probabilities": dict(zip(classes, probabilities.tolist()))}
-    if info["input"]["kind"] == "text":
-        words = datasets.WordPiece(info["input"]["vocabulary"])
+    if words:
         kept, text = explained_text(example, mask, words)
     else:
         side = math.isqrt(len(mask))
@@ -809,9 +805,9 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "vit_tiny": 5e-2, "bert_base": 5e-5, "bert_ti
 METHODS = ("cls", "kd", "re", "rekd")
 SELECTING = ("re", "rekd")  # those of them that have a generator
 TAUGHT = ("kd", "rekd")     # and a teacher
-# Options that the name of a run's folder leaves out.
-COMMAND = ("dataset student method compare paper seed seeds resume out device checkpoint explain "
-           "role kind sizes told").split()
+# Options of a command, not of a run; and those that stand at the beginning of a folder's name.
+COMMAND = "student compare seeds resume out device checkpoint explain sizes told folder".split()
+NAMED = "dataset role kind method paper seed".split()
 PROBLEM = "data_dir image_size patch_size max_length rate masking precision".split()
 
 
@@ -863,7 +859,7 @@ def make_parser():
     add("--lr-schedule", choices=["constant", "decay"],
         help="constant (the paper), or down to 0 over the last 40 %% of the steps (ours)")
     add("--weight-decay", type=number, help="of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
-    add("--dropout", type=below_one, help="in the heads; the paper: .1 for ViT, .5 for BERT")
+    add("--dropout", type=share, help="in the heads; the paper: .1 for ViT, .5 for BERT")
     add("--views", type=whole, help="crop and flip images in so many ways, one an epoch, then "
                                     "again; 0: ever new ones (the paper)")
     add("--choose-by", choices=["accuracy", "loss"],
@@ -901,8 +897,10 @@ def make_parser():
     return parser
 
 
-def limited(kind, low, high, name):
+def limited(kind, low, high):
     """-> the type of an option: a number from low to high."""
+    name = "a whole number" if kind is int else "a number"
+
     def parse(text):
         try:
             value = kind(text)
@@ -914,13 +912,12 @@ def limited(kind, low, high, name):
     return parse
 
 
-whole = limited(int, 0, 10**9, "a whole number")
-count = limited(int, 1, 10**6, "a whole number")
-few = limited(int, 1, 20, "a whole number")
-number = limited(float, 0, 1e9, "a number")
-positive = limited(float, 1e-30, 1e9, "a number")
-share = limited(float, 0, 1, "a number")
-below_one = limited(float, 0, 0.99, "a number")
+whole = limited(int, 0, 10**9)
+count = limited(int, 1, 10**6)
+few = limited(int, 1, 20)
+number = limited(float, 0, 1e9)
+positive = limited(float, 1e-30, 1e9)
+share = limited(float, 0, 1)
 
 
 def parse_args():
@@ -929,10 +926,13 @@ def parse_args():
         fail("--checkpoint best.pt goes with --explain FILE ...: give both")
     is_alone = args.teacher and not args.student and not args.compare
     args.role = "teacher" if is_alone else "student"  # whom the command trains
-    if is_alone and (args.method not in (None, "re") or args.teacher_checkpoint
-                     or args.teacher_init):
-        fail("without --student only the teacher is trained: --method, --teacher-checkpoint "
-             "and --teacher-init want one (--init is its own)")
+    if is_alone and (args.method not in (None, "re") or args.teacher_checkpoint):
+        fail("without --student only the teacher is trained: --method and --teacher-checkpoint "
+             "want one")
+    if is_alone:  # --teacher-epochs is then the same as --epochs
+        for key in ("init", "epochs", "limit", "seed"):
+            own = vars(args).pop(f"teacher_{key}")
+            setattr(args, key, getattr(args, key) if own is None else own)
     if args.compare and args.method:
         fail("--compare trains all methods: leave --method out")
     args.method = args.method or ("re" if is_alone else "rekd")
@@ -954,18 +954,14 @@ def parse(*lines):
     return make_parser().parse_args(" ".join(lines).split())
 
 
-def start_of(args, role):
-    """Where a role's network starts: "scratch", "pretrained" or a file of weights."""
-    preset = getattr(args, role)
-    if role != args.role:
-        preset = preset or getattr(parse(recipe_of(args, args.role)), role)
+def start_of(args, preset, init):
+    """Where a network starts: "scratch", "pretrained" or a file. init: as it was given, or None."""
     is_published = preset in (None, *models.HUB) and args.dataset not in datasets.BUILT_IN
-    given = args.init if role == args.role else args.teacher_init
-    return given or ("pretrained" if is_published else "scratch")
+    return init or ("pretrained" if is_published else "scratch")
 
 
-def recipe_of(args, role):
-    start = "scratch" if start_of(args, role) == "scratch" else "pretrained"
+def recipe_of(args, start):
+    start = "scratch" if start == "scratch" else "pretrained"
     return RECIPES.get(args.dataset) or RECIPES[f"{args.kind} {start}"]
 
 
@@ -974,16 +970,17 @@ def make_config(args, role, method, seed, n=10**9):
 
     n: the number of training examples, which decides that of steps.
     """
-    recipe, given = recipe_of(args, args.role), given_options(args, role)
+    start = start_of(args, getattr(args, args.role), args.init)  # of whom the command trains
+    recipe, given = recipe_of(args, start), given_options(args, role)
     config = parse(OURS, recipe, PAPER * args.paper)
     preset = getattr(args, role) or getattr(config, role)
     if role == "teacher":
         config.epochs, config.limit = config.teacher_epochs, config.teacher_limit
     elif args.paper and method == "cls":
         config.epochs = 20
-    if start_of(args, args.role) == "scratch":
+    if start == "scratch":
         vars(config).update(args.sizes)
-    config.init = start_of(args, role)
+    config.init = start if role == args.role else start_of(args, preset, args.teacher_init)
     config.lr = 1e-3 if config.init == "scratch" else 1e-5  # at 1e-3, published weights are lost
     vars(config).update(given, role=role, method=method, preset=preset, seed=seed, kind=args.kind,
                         dataset=args.dataset, paper=args.paper)
@@ -992,8 +989,8 @@ def make_config(args, role, method, seed, n=10**9):
     count_steps(config, n, given)
 
     name = f"{role}-{method}-{short(preset)}-seed{seed}" + "-paper" * args.paper
-    if recipe != recipe_of(args, role):
-        name += f"-for-{start_of(args, args.role)}"  # a teacher has the recipe of its student
+    if recipe != recipe_of(args, config.init):
+        name += f"-for-{start}"  # a teacher has the recipe of its student
     for key, value in sorted(given.items()):
         name += f"-{key.replace('_', '')}{short(value)}"
     if len(name) > 200:  # a disk takes 255
@@ -1023,11 +1020,11 @@ def given_options(args, role):
     """The options of the command line that a run has. A student's never touch its teacher, but
     those of the problem; a teacher's own begin with --teacher."""
     given = {key: value for key, value in vars(args).items()
-             if value is not None and key not in COMMAND}
+             if value is not None and key not in (*COMMAND, *NAMED)}
     if role == "student":
         return given
     if role == args.role:  # its command gives it all but its preset, as --teacher
-        return {key.removeprefix("teacher_"): given[key] for key in given if key != "teacher"}
+        return {key: given[key] for key in given if key != "teacher"}
     own = {"epochs": args.teacher_epochs, "init": args.teacher_init, "limit": args.teacher_limit}
     own.update((key, given.get(key)) for key in PROBLEM)
     return {key: value for key, value in own.items() if value is not None}
@@ -1052,7 +1049,7 @@ def short(value):
 def recorded(config):
     """The options of a run: what config.json and a checkpoint hold."""
     return {key: value for key, value in vars(config).items()
-            if value is not None and key != "folder"}
+            if value is not None and key not in COMMAND}
 
 
 # ---------------------------------------------------------------- 7. start
@@ -1124,7 +1121,7 @@ def load_data(args, config, vocabulary):
                  f"{config.patch_size}" if args.kind == "image" else
                  f"max length {config.max_length}")
     if config.limit:
-        told += f"; a student has {config.limit} of the labels, drawn by --seed"
+        told += f"; a {config.role} has {config.limit} of the labels, drawn by --seed"
     print(textwrap.fill(printable(told), 99))
     return data
 

@@ -293,10 +293,9 @@ def test_what_lies_beyond_the_max_length_is_not_true(tmp_path, max_length, expec
 def test_what_is_no_class_and_what_kind_a_folder_is(own, capsys):
     """The kind is that of most files of all folders; hidden ones and those of no class are none."""
     (own / "words/train/bad/linked").symlink_to(own / "colours")
-    for part in ("train/.ipynb_checkpoints", "train/unsup"):    # unsup: unlabelled reviews
-        (own / "words" / part).mkdir()
     write(own, {f"colours/train/blue/{i}.txt": "notes" for i in range(30)})  # 20 images
     write(own, {"colours/train/blue/._0.png": "a Mac's, in its zips", "words/train/x.txt": "x",
+                "words/train/unsup/0.txt": "IMDB's, without a label",
                 "words/train/.ipynb_checkpoints/x.txt": "hidden",
                 "words/train/bad/logo.png": Image.new("RGB", (1, 1))})
     for name, kind, classes, n, skipped in (  # x.txt, the logo, the linked folder's 114 files
