@@ -652,6 +652,8 @@ def read_images(paths, image_size):
     # disable=None: no bar where stderr is no terminal
     for i, path in enumerate(tqdm(paths, "decoding images", disable=None)):
         pixels[i] = read_image(path, size)
+    dark = (pixels.flatten(1).max(1)[0] < 16).nonzero()[:, 0].tolist()
+    tell_files([paths[i] for i in dark], "nearly black:", "; of 12 bits? save them as 8 or 16")
     return pixels
 
 

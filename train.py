@@ -436,7 +436,7 @@ def experiment(args):
             runs[i] = teachers[0]
     results = []
     for config in runs:
-        is_resumed = args.resume or config in teachers
+        is_resumed = args.resume or config.role == "teacher"  # which is trained once
         its_teacher = teacher if config.method in TAUGHT else None
         results.append(train(config, its_teacher, data, is_resumed, progress))
     if RANK > 0:
@@ -718,7 +718,8 @@ def explain(args):
         write_text(out / "explained.jsonl", "\n".join(lines) + "\n")
         show(out / "explained", networks, examples, info)
     if not lines or len(lines) < len(paths):
-        fail(f"{len(lines)} files were read: give {info['input']['kind']}s, as in training")
+        fail(f"{len(lines)} of {len(paths)} files were read: give {info['input']['kind']}s, as in "
+             "training")
 
 
 def files_of(paths):
@@ -981,6 +982,8 @@ def make_config(args, role, method, seed, n=10**9):
     if start == "scratch":
         vars(config).update(args.sizes)
     config.init = start if role == args.role else start_of(args, preset, args.teacher_init)
+    if config.init == start_of(args, preset, None):
+        given.pop("init", None)  # the same run, whether it was said or not
     config.lr = 1e-3 if config.init == "scratch" else 1e-5  # at 1e-3, published weights are lost
     vars(config).update(given, role=role, method=method, preset=preset, seed=seed, kind=args.kind,
                         dataset=args.dataset, paper=args.paper)
@@ -1047,9 +1050,10 @@ def short(value):
 
 
 def recorded(config):
-    """The options of a run: what config.json and a checkpoint hold."""
+    """The options of a run: what config.json and a checkpoint hold, beside what its teacher is."""
     return {key: value for key, value in vars(config).items()
-            if value is not None and key not in COMMAND}
+            if value is not None and key not in COMMAND
+            and (key == "teacher_reads" or not key.startswith("teacher"))}
 
 
 # ---------------------------------------------------------------- 7. start

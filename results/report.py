@@ -65,6 +65,7 @@ def figure(found):
         return "-"
     centre, half = interval(found)
     digits = 3 if centre < 2 else 0  # shares, or seconds
+    centre = round(centre, digits) + 0.0  # no -0.000
     return f"{centre:.{digits}f}" + f" +- {half:.{digits}f}" * (len(found) > 1)
 
 

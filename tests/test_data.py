@@ -297,13 +297,15 @@ def test_what_is_no_class_and_what_kind_a_folder_is(own, capsys):
     write(own, {"colours/train/blue/._0.png": "a Mac's, in its zips", "words/train/x.txt": "x",
                 "words/train/unsup/0.txt": "IMDB's, without a label",
                 "words/train/.ipynb_checkpoints/x.txt": "hidden",
-                "words/train/bad/logo.png": Image.new("RGB", (1, 1))})
+                "words/train/bad/logo.png": Image.new("RGB", (1, 1)),
+                "colours/test/red/0.png": Image.new("I;16", (16, 16), 4000)})
     for name, kind, classes, n, skipped in (  # x.txt, the logo, the linked folder's 114 files
             ("words", "text", ["bad", "good"], 32, 116),
             ("colours", "image", ["blue", "green", "red"], 48, 30)):
         dataset = load_dataset(name, own)
         assert (data.kind_of(name, own), dataset.classes, len(dataset.train)) == (kind, classes, n)
-        assert f"skipped {skipped} files" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert f"skipped {skipped} files" in err and ("black: 1 files" in err) == (kind == "image")
 
 @pytest.mark.parametrize("name, place, change, sentence", [
     ("colours", "train/red/4.png", b"\xff\xd8\xff", "red/4.png cannot be read as an image"),

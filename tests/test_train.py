@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -51,11 +52,11 @@ def test_a_teacher_of_other_options_is_trained_anew(run, options):
 
 
 def test_a_teacher_trained_by_its_own_command_is_found_by_a_student(run):
-    teacher = "--teacher vit:16:1:2 --image-size 16 --patch-size 4"
-    finished(run(f"{teacher} --teacher-epochs 2 --seed 5", small="none"))
+    its = "--teacher vit:16:1:2 --image-size 16 --patch-size 4 --teacher-epochs 2 --teacher-seed 5"
+    for says in ("epoch  2/2", "finished before"):
+        assert says in finished(run(f"{its} --init scratch", small="none"))  # as by default
     only("colours/*", run.runs)  # and no student
-    out = finished(run(f"{teacher} --student vit:8:1:1 --epochs 1 --teacher-epochs 2 "
-                       "--teacher-seed 5", small="none"))
+    out = finished(run(f"{its} --student vit:8:1:1 --epochs 1", small="none"))
     assert "is trained first" not in out
 
 
@@ -153,7 +154,7 @@ def test_a_run_goes_on_with_its_teacher_data_and_weights(run, folders, tmp_path,
     refused(run(f"{options} --teacher-checkpoint {own} --resume"), "of another teacher: remove it")
     stop_after(4, monkeypatch)
     assert run(f"{options} --method re").code == 130
-    Image.new("RGB", (16, 16)).save(root / "colours" / "train" / "red" / "0.png")
+    Image.new("RGB", (16, 16), "white").save(root / "colours" / "train" / "red" / "0.png")
     refused(run(f"{options} --method re --resume"), "of other options, data or weights")
     config = SimpleNamespace(folder=tmp_path, init=str(own))
     origin = {"fingerprint": "", "teacher": None}
@@ -436,9 +437,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(run, monkeypat
     RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 TB"),
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")])
 def test_a_full_memory_is_one_line(run, monkeypatch, error):
-    def fail(*args, **options):
-        raise error
-    monkeypatch.setattr(rekd, "re_losses", fail)
+    monkeypatch.setattr(rekd, "re_losses", Mock(side_effect=error))
     refused(run("--method re"), "the memory is full: lower --batch-size")
 
 
