@@ -94,10 +94,12 @@ def arms_of(numbers):
 def labels_table(numbers, arms):
     """An arm a row; random and F1 are REKD's."""
     names = [method.upper() for method in METHODS]
-    rows = [["data", "labels", *names, "REKD - RE", "REKD - KD", "random", "F1", "seeds"]]
+    rows = [["data", "labels", *names, "bag of words", "REKD - RE", "REKD - KD", "random", "F1",
+             "seeds"]]
     for arm in arms:
-        cells = [figure(numbers.get((arm, name, "accuracy")))
-                 for name in (*METHODS, "rekd-re", "rekd-kd")]
+        cells = [figure(numbers.get((arm, name, "accuracy"))) for name in METHODS]
+        cells.append(figure(numbers.get((arm.replace("compare", "bag"), "bag", "accuracy"))))
+        cells += [figure(numbers.get((arm, name, "accuracy"))) for name in ("rekd-re", "rekd-kd")]
         cells += [figure(numbers.get((arm, "rekd", key))) for key in ("random", "f1")]
         seeds = str(len(numbers[arm, "rekd", "accuracy"]))
         rows.append([*arm.split("-compare-"), *cells, seeds])
