@@ -92,10 +92,10 @@ def arms_of(numbers):
 
 
 def labels_table(numbers, arms):
-    """An arm a row; random and F1 are REKD's."""
+    """An arm a row."""
     names = [method.upper() for method in METHODS]
-    rows = [["data", "labels", *names, "bag of words", "REKD - RE", "REKD - KD", "random", "F1",
-             "seeds"]]
+    rows = [["data", "labels", *names, "bag of words", "REKD - RE", "REKD - KD",
+             "REKD, random masks", "its F1", "seeds"]]
     for arm in arms:
         cells = [figure(numbers.get((arm, name, "accuracy"))) for name in METHODS]
         cells.append(figure(numbers.get((arm.replace("compare", "bag"), "bag", "accuracy"))))
