@@ -502,6 +502,8 @@ def load_pretrained(backbone, source):
         for name, slot in published_slots(backbone, kind).items():
             require(name in found, f"it has no {name}")
             x = found.pop(name).detach()  # a parameter, perhaps
+            require(x.is_floating_point() and x.isfinite().all(),
+                    f"{name} is not of finite real numbers, but {x.dtype}")
             if "embeddings" in name:
                 x = fit_table(x, slot)
             require(x.shape == slot.shape, f"{tuple(x.shape)} in {name}, not {tuple(slot.shape)}")
