@@ -524,7 +524,8 @@ def read_folder(folder, image_size=32):
         raise UserError(f"{folder} has the class folders {classes} in train and {in_test} in test: "
                         f"they must be the same, and at least two")
     paths = train + test
-    tell_files({*files_in(folder / "train"), *files_in(folder / "test")} - {*paths}, "skipped",
+    files = {*files_in(folder / "train"), *files_in(folder / "test")}
+    tell_files(files - {*files_in(folder / "train/unsup"), *paths}, "skipped",
                f": no {kind}s, or not right in a class folder")
     inputs = read_images(paths, image_size) if kind == "image" else read_texts(paths)
     truth = read_truth(folder, paths, inputs) if (folder / "truth").is_dir() else None
@@ -583,8 +584,7 @@ def files_in(folder):
     """All files below a folder but hidden ones, through links as well, in order."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        # unsup: IMDB's unlabelled reviews
-        folders[:] = [name for name in folders if name[0] != "." and name != "unsup"]
+        folders[:] = [name for name in folders if name[0] != "."]
         found += [Path(place, name) for name in names if name[0] != "."]
     return sorted(found)
 
@@ -605,7 +605,7 @@ def list_files(folder, kind):
     """The files of the class folders in it, ordered by class and name."""
     files = []
     for place in sorted(folder.glob("[!.]*")):
-        if not place.is_dir() or place.name == "unsup":
+        if not place.is_dir() or place.name == "unsup":  # IMDB's unlabelled reviews
             continue
         found = [path for path in sorted(place.glob("[!.]*"))  # a Mac's zip holds ._0.png
                  if path.suffix.lower() in FILES[kind] and path.is_file()]
@@ -652,8 +652,8 @@ def read_images(paths, image_size):
     # disable=None: no bar where stderr is no terminal
     for i, path in enumerate(tqdm(paths, "decoding images", disable=None)):
         pixels[i] = read_image(path, size)
-    dark = (pixels.flatten(1).max(1)[0] < 16).nonzero()[:, 0].tolist()
-    tell_files([paths[i] for i in dark], "nearly black:", "; of 12 bits? save them as 8 or 16")
+    dark = [path for path, brightest in zip(paths, pixels.amax((1, 2, 3))) if brightest < 16]
+    tell_files(dark, "nearly black:", "; of 12 bits? save them as 8 or 16")
     return pixels
 
 

@@ -213,7 +213,7 @@ def train(config, teacher, data, is_resumed, progress):
     if (folder / "result.json").exists() and (folder / "best.pt").exists():
         print(f"{folder}: finished before")
         progress.total -= config.total_steps
-        return json.loads((folder / "result.json").read_text())
+        return read_json(folder / "result.json")
     torch.manual_seed(config.seed)
     model, model_args = make_model(config, len(data.classes), data.input.get("vocabulary"))
     model.to(device)
@@ -254,7 +254,7 @@ def train(config, teacher, data, is_resumed, progress):
 
 
 def score_of(dev, epoch, config):
-    """Of an epoch's figures on dev: the checkpoint with the highest is chosen."""
+    """-> (has the rate arrived, an epoch's figure on dev): the checkpoint of the highest stays."""
     if config.choose_by == "loss":
         return True, -dev["eval_loss"]
     # Where the rate still falls, a model is not yet what it will be: a later epoch is preferred.
@@ -310,7 +310,7 @@ def open_run(config, origin, is_resumed):
     if not is_resumed:
         for name in ("result.json", "log.jsonl", "last.pt", "best.pt"):
             (folder / name).unlink(missing_ok=True)
-    elif path.exists() and json.loads(path.read_text()) != begun:
+    elif path.exists() and read_json(path) != begun:
         raise UserError(f"{folder} is of other options, data or weights, or of another teacher: "
                         "remove it, or choose another --out")
     write_text(path, json.dumps(begun, indent=1) + "\n")
@@ -327,6 +327,13 @@ def resume(folder, model, optimizer):
     optimizer.load_state_dict(last["optimizer"])
     print(f"{folder}: resumed after epoch {last['epoch']}")
     return last["log"], last["best"]
+
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is damaged: remove it") from None
 
 
 def finish(config, log, data, origin):
@@ -766,7 +773,7 @@ def explained_text(example, mask, words):
 # ---------------------------------------------------------------- 6. options
 # An option that is not given is as in OURS, then as in a recipe (by data and start), then, with
 # --paper, as in PAPER: written as one would type them, the last one wins. What PAPER sets, and
-# --lambda-select, are all options in which OURS depart from the paper and its release.
+# --lambda-select, are all options in which the others depart from the paper and its release.
 OURS = """
     --data-dir data --limit 0 --teacher-limit 0 --teacher-seed 2026 --masking drop --precision auto
     --batch-size 64 --least-steps 0 --weight-decay 0 --dropout 0.1 --lr-schedule decay --views 1
@@ -804,8 +811,8 @@ LAMBDA_SELECT = {"vit_base": 5e-3, "vit_tiny": 5e-2, "bert_base": 5e-5, "bert_ti
                  "image": 1e-2, "text": 1e-4}
 
 METHODS = ("cls", "kd", "re", "rekd")
-SELECTING = ("re", "rekd")  # those of them that have a generator
-TAUGHT = ("kd", "rekd")     # and a teacher
+SELECTING = ("re", "rekd")  # those that have a generator
+TAUGHT = ("kd", "rekd")     # those that have a teacher
 # Options of a command, not of a run; and those that stand at the beginning of a folder's name.
 COMMAND = "student compare seeds resume out device checkpoint explain sizes told folder".split()
 NAMED = "dataset role kind method paper seed".split()
@@ -860,7 +867,7 @@ def make_parser():
     add("--lr-schedule", choices=["constant", "decay"],
         help="constant (the paper), or down to 0 over the last 40 %% of the steps (ours)")
     add("--weight-decay", type=number, help="of AdamW; the paper: 1e-3 for ViT, 0 for BERT")
-    add("--dropout", type=share, help="in the heads; the paper: .1 for ViT, .5 for BERT")
+    add("--dropout", type=below_one, help="in the heads; the paper: .1 for ViT, .5 for BERT")
     add("--views", type=whole, help="crop and flip images in so many ways, one an epoch, then "
                                     "again; 0: ever new ones (the paper)")
     add("--choose-by", choices=["accuracy", "loss"],
@@ -919,6 +926,7 @@ few = limited(int, 1, 20)
 number = limited(float, 0, 1e9)
 positive = limited(float, 1e-30, 1e9)
 share = limited(float, 0, 1)
+below_one = limited(float, 0, 0.99)
 
 
 def parse_args():
@@ -933,7 +941,8 @@ def parse_args():
     if is_alone:  # --teacher-epochs is then the same as --epochs
         for key in ("init", "epochs", "limit", "seed"):
             own = vars(args).pop(f"teacher_{key}")
-            setattr(args, key, getattr(args, key) if own is None else own)
+            if own is not None:
+                setattr(args, key, own)
     if args.compare and args.method:
         fail("--compare trains all methods: leave --method out")
     args.method = args.method or ("re" if is_alone else "rekd")
@@ -1060,7 +1069,7 @@ def recorded(config):
 def check_start(args, teachers, runs):
     """What the networks start from is looked up before the data: a typo should not cost hours.
     -> the vocabulary of texts: as the student's weights ask for, or else, from scratch, its
-    teacher's, so that all methods read the same. None: their own words."""
+    teacher's, so that all methods read the same. None: the words of the texts."""
     if args.resume and not any(config.folder.exists() for config in teachers + runs):
         raise UserError(f"nothing to resume: no run with these options in {runs[0].folder}")
     known = None

@@ -9,7 +9,7 @@ noise, and one of three teachers (in the arms "same", one of its own). Each seed
 own with one thread; once it is finished, its runs have their lines. An interrupted one is run again
 (it goes on where it stopped), a finished one never: remove its lines to have it made anew. A line
 holds the arm, its options, seed and method, a hash of the four files, and all that result.json
-tells.
+tells but the command.
 
 Data sets are looked for in the folder REKD_DATA, or else in data (clutter is made by clutter.py,
 here from the first 2,000 training and 500 test photographs of each class of CIFAR-10); the
