@@ -8,6 +8,7 @@ The prose stands in prose.md, its figures in double braces:
                            seeds, by Student's t; of a METHOD like rekd-re the difference, paired
                            by seed
     {{A METHOD KEY - B}}   the difference to the same METHOD of arm B, paired by seed
+    {{... by teacher}}     over the means of three teachers, whom seeds share
     {{tests}}, {{labels}}  tables that are made here
 
 Anything else in such braces is an error. The top README gets its table where it has marks for it.
@@ -22,7 +23,7 @@ from statistics import mean, stdev
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from rekd import sign_flip_test  # noqa: E402
-from results.study import ARMS, DEFAULT, LIMITS, read_lines, teacher_seed  # noqa: E402
+from results import study  # noqa: E402
 from train import METHODS, T95  # noqa: E402
 
 MARKED = re.compile("(?<=<!-- results -->\n).*(?=<!-- /results -->)", re.DOTALL)
@@ -36,7 +37,7 @@ def read_numbers(lines):
     for line in sorted(lines, key=lambda line: line["seed"]):
         which = line["seed"]
         if line["method"] == "teacher":
-            which = teacher_seed(line["teacher_options"], which)
+            which = study.teacher_seed(line["teacher_options"], which)
         for key, number in {**line["test"], "seconds": line.get("seconds")}.items():
             if isinstance(number, float):
                 name = line["arm"], line["method"], key
@@ -60,6 +61,14 @@ def interval(found):
     return mean(found.values()), half
 
 
+def teacher_means(found):
+    """{seed: number} -> {teacher's seed: mean of the seeds that drew it}"""
+    shared = {}
+    for seed, number in found.items():
+        shared.setdefault(study.one_of_three(seed), []).append(number)
+    return {teacher: mean(numbers) for teacher, numbers in shared.items()}
+
+
 def figure(found):
     if not found:
         return "-"
@@ -72,10 +81,12 @@ def figure(found):
 def fill(text, numbers):
     """The prose with its figures; KeyError: no run tells it."""
     def figure_of(match):
-        name, _, base = match[1].partition(" - ")
+        name, by_teacher, _ = match[1].partition(" by teacher")
+        name, _, base = name.partition(" - ")
         arm, method, key = re.fullmatch(r"(\S*) ?(.*?) ?(\S*)", name).groups()
         found = numbers[arm, method, key]
-        return figure(paired(found, numbers[base, method, key]) if base else found)
+        found = paired(found, numbers[base, method, key]) if base else found
+        return figure(teacher_means(found) if by_teacher else found)
     return re.sub(r"\{\{(.*?)\}\}", figure_of, text)
 
 
@@ -88,7 +99,8 @@ def markdown(rows):
 
 def arms_of(numbers):
     """Those that compare all methods and have runs, in their order."""
-    return [arm for arm in ARMS if "-compare-" in arm and (arm, "rekd", "accuracy") in numbers]
+    return [arm for arm in study.ARMS
+            if "-compare-" in arm and (arm, "rekd", "accuracy") in numbers]
 
 
 def labels_table(numbers, arms):
@@ -109,7 +121,7 @@ def labels_table(numbers, arms):
 def tests_table(numbers):
     """Exact sign-flip tests of the default arms, and Holm's correction for their number."""
     found = {}
-    for dataset, few in DEFAULT.items():
+    for dataset, few in study.DEFAULT.items():
         for method in ("rekd-re", "rekd-kd"):
             gains = numbers.get((f"{dataset}-compare-{few}", method, "accuracy"), {})
             if len(gains) > 1:
@@ -152,8 +164,8 @@ CURVES = [
 def chart(numbers, dataset):
     """SVG: labels from left to right, a line a method."""
     parts = [SVG.format(dataset)]
-    places = {labels or "all": 80 + 380 * i / (len(LIMITS[dataset]) - 1)
-              for i, labels in enumerate(LIMITS[dataset])}
+    places = {labels or "all": 80 + 380 * i / (len(study.LIMITS[dataset]) - 1)
+              for i, labels in enumerate(study.LIMITS[dataset])}
     for labels, x in places.items():
         parts.append(f'<text x="{x:.0f}" y="315">{labels}</text>')
     for i, (question, method, key, name, colour, dashes) in enumerate(CURVES):
@@ -183,7 +195,7 @@ def write(lines):
     numbers = read_numbers(lines)
     arms = arms_of(numbers)
     readme = ROOT / "README.md"
-    defaults = [f"{dataset}-compare-{few}" for dataset, few in DEFAULT.items()]
+    defaults = [f"{dataset}-compare-{few}" for dataset, few in study.DEFAULT.items()]
     several = [arm for arm in arms if len(numbers[arm, "rekd", "accuracy"]) > 1]
     short = labels_table(numbers, [arm for arm in several if arm in defaults])
     prose = (ROOT / "results/prose.md").read_text()
@@ -192,9 +204,10 @@ def write(lines):
     page = fill(prose, numbers)  # before anything is written
     (ROOT / "results/README.md").write_text(page)
     readme.write_text(MARKED.sub(f"{short}\n", readme.read_text()))
-    for dataset in {arm.partition("-")[0] for arm in several}:
+    of_arms = [arm.partition("-")[0] for arm in several]
+    for dataset in {name for name in of_arms if of_arms.count(name) > 1}:
         (ROOT / f"results/{dataset}.svg").write_text(chart(numbers, dataset))
 
 
 if __name__ == "__main__":
-    write(read_lines())
+    write(study.read_lines())

@@ -77,59 +77,83 @@ PARTS = {
     "own": "--teacher-reads teacher", "noise": "--kd-noise independent",
     "exponential": "--schedule exponential", "constant": "--schedule constant --tau-start 1",
 }
-# The paper's method, but for L_select: the exact rate and its curriculum stay.
+# The paper's method, but for L_select: the rate is held exactly, and falls from 1.
 EXACT = ("--masking zero --lr-schedule constant --schedule exponential --mask-gradient softmax "
-         "--evaluation sampled --kd-noise independent --choose-by loss")
+         "--evaluation sampled --kd-noise independent")
 
 
-def make_arms():
-    """-> {name: Arm}; a name is DATASET-QUESTION-DETAIL."""
-    arms, three, five, ten = {}, range(2026, 2029), range(2026, 2031), range(2026, 2036)
-    for name, student in STUDENTS.items():
-        few = DEFAULT[name]
-        is_built_in = name in ("glyphs", "phrases")  # their runs take seconds
-        usual = range(2026, 2032) if is_built_in else five
-        for labels in LIMITS[name]:
-            seeds = usual if 0 < labels < 1000 else three  # many labels vary little
-            if labels == few and is_built_in:
-                seeds = ten
-            arms[f"{name}-compare-{labels or 'all'}"] = Arm(
-                f"{student} --compare --limit {labels}", name, seeds,
-                is_judged=labels == few and name not in ("imdb", "clutter"))  # it takes hours
-            if name in ("phrases", "tweets", "imdb"):
-                arms[f"{name}-bag-{labels or 'all'}"] = Arm(
-                    f"{name} {labels}", "", usual, "results/words.py")
-        for method in ("kd", "rekd"):
-            arms[f"{name}-{method}unlabelled-{few}"] = Arm(
-                f"{student} --method {method} --limit {few} --unlabelled", name, usual)
-        if name in ("phrases", "tweets"):
-            command = f"{student} --method rekd --limit {few}"
-            for part, options in PARTS.items():
-                arms[f"{name}-part-{part}"] = Arm(f"{command} {options}", name, usual)
-            arms[f"{name}-part-shifted"] = Arm(
-                command, name, usual, "results/controls.py shifted")
-    for labels in (100, 250, 1000):
-        arms[f"tweets-same-{labels}"] = Arm(
-            f"{STUDENTS['tweets']} --compare --limit {labels}", f"same{labels}", five)
+THREE, FIVE, SIX, TEN = (range(2026, 2026 + n) for n in (3, 5, 6, 10))
+
+
+def arms_of(name, student):
+    """Of a data set: its curve over labels, the rest unlabelled, the parts -> {name: Arm}"""
+    arms, few = {}, DEFAULT[name]
+    is_built_in = name in ("glyphs", "phrases")  # their runs take seconds
+    usual = SIX if is_built_in else FIVE
+    for labels in LIMITS[name]:
+        seeds = usual if 0 < labels < 1000 else THREE  # many labels vary little
+        if labels == few and is_built_in:
+            seeds = TEN
+        arms[f"compare-{labels or 'all'}"] = Arm(
+            f"{student} --compare --limit {labels}", name, seeds,
+            is_judged=labels == few and name not in ("imdb", "clutter"))  # it takes hours
+        if name in ("phrases", "tweets", "imdb"):
+            arms[f"bag-{labels or 'all'}"] = Arm(f"{name} {labels}", "", usual, "results/words.py")
     for method in ("kd", "rekd"):
-        command = f"{STUDENTS['tweets']} --method {method} --limit 250 --unlabelled"
-        arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", five)
-    for layers in (1, 2):  # students that are the first layers of the teacher's own start
-        arms[f"tweets-layers{layers}-250"] = Arm(
-            f"--dataset tweets --student bert:384:{layers}:12 --init {{minilm}} --lr 2e-4 "
-            "--max-length 32 --rate 0.3 --compare --limit 250", "same250", five)
-    for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
-        command = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
-        arms[f"phrases-paper-{labels}"] = Arm(f"{command} --paper", "paper", five)
-        arms[f"phrases-exact-{labels}"] = Arm(f"{command} {EXACT}", "paper", five)
-        arms[f"phrases-constant-{labels}"] = Arm(
-            f"{command} {EXACT}", "paper", five, "results/controls.py constant-rate")
-        arms[f"phrases-falling-{labels}"] = Arm(
-            f"{command} --paper", "paper", five, "results/controls.py falling-target")
+        arms[f"{method}unlabelled-{few}"] = Arm(
+            f"{student} --method {method} --limit {few} --unlabelled", name, usual)
+    if name in ("glyphs", "phrases", "tweets"):  # KD as it is usually done
+        for tau in (1, 4):
+            arms[f"kdtau{tau}-{few}"] = Arm(
+                f"{student} --method kd --limit {few} --schedule constant --tau-start {tau}",
+                name, FIVE)
+    if name in ("phrases", "tweets"):
+        command = f"{student} --method rekd --limit {few}"
+        for part, options in PARTS.items():
+            arms[f"part-{part}"] = Arm(f"{command} {options}", name, usual)
+        arms["part-shifted"] = Arm(command, name, usual, "results/controls.py shifted")
     return arms
 
 
-ARMS = make_arms()
+def arms_of_same_labels():
+    """Each tweets teacher has its student's labels -> {name: Arm}"""
+    arms, student = {}, STUDENTS["tweets"]
+    for labels in (100, 250, 1000):
+        arms[f"tweets-same-{labels}"] = Arm(
+            f"{student} --compare --limit {labels}", f"same{labels}", FIVE)
+    for method in ("kd", "rekd"):
+        command = f"{student} --method {method} --limit 250 --unlabelled"
+        arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", FIVE)
+    for layers in (1, 2):  # students that are the first layers of the teacher's own start
+        arms[f"tweets-layers{layers}-250"] = Arm(
+            f"--dataset tweets --student bert:384:{layers}:12 --init {{minilm}} --lr 2e-4 "
+            "--max-length 32 --rate 0.3 --compare --limit 250", "same250", FIVE)
+    return arms
+
+
+def arms_of_paper():
+    """The paper's options, and what we do about the rate, each alone -> {name: Arm}"""
+    arms = {}
+    for labels, epochs in ((250, 75), (1000, 20)):  # as many as in ours
+        command = f"--dataset phrases --compare --limit {labels} --epochs {epochs}"
+        arms[f"phrases-paper-{labels}"] = Arm(f"{command} --paper", "paper", FIVE)
+        arms[f"phrases-exact-{labels}"] = Arm(
+            f"{command} {EXACT} --choose-by loss", "paper", FIVE)
+        # From here on ours chooses the checkpoint: before the rate has arrived, loss means little.
+        chosen = f"{command} --paper --choose-by accuracy"
+        arms[f"phrases-chosen-{labels}"] = Arm(chosen, "paper", FIVE)
+        arms[f"phrases-falling-{labels}"] = Arm(
+            chosen, "paper", FIVE, "results/controls.py falling-target")
+        arms[f"phrases-constant-{labels}"] = Arm(
+            f"{command} {EXACT}", "paper", FIVE, "results/controls.py constant-rate")
+        arms[f"phrases-both-{labels}"] = Arm(f"{command} {EXACT}", "paper", FIVE)
+    return arms
+
+
+# A name is DATASET-QUESTION-DETAIL.
+ARMS = {f"{name}-{arm}": what for name, student in STUDENTS.items()
+        for arm, what in arms_of(name, student).items()}
+ARMS |= arms_of_same_labels() | arms_of_paper()
 
 
 # ---------------------------------------------------------------- the runs

@@ -35,6 +35,7 @@ def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch
              for method in report.METHODS for seed in (1, 2, 3)]
     # Of 1, 2, 3: mean 2, standard deviation 1, Student's t of 2 degrees of freedom 4.30.
     assert report.interval({1: 1, 2: 2, 3: 3}) == pytest.approx((2, 4.30 * 1 / 3**0.5))
+    assert report.teacher_means({0: 1, 3: 3, 1: 5}) == {2026: 2, 2027: 5}  # one of three each
     (tmp_path / "results").mkdir()
     (tmp_path / "results/prose.md").write_text(
         "{{labels}} {{tests}} {{glyphs-compare-64 rekd accuracy - glyphs-compare-64}} "
