@@ -125,13 +125,22 @@ def tests_table(numbers):
         for method in ("rekd-re", "rekd-kd"):
             gains = numbers.get((f"{dataset}-compare-{few}", method, "accuracy"), {})
             if len(gains) > 1:
-                found[f"{dataset}, {few} labels: {method.upper()}"] = sign_flip_test(gains.values())
-    rows, highest = [["difference", "p", "p by Holm"]], 0.0
-    ordered = sorted(found.items(), key=lambda item: item[1])
-    for i, (name, p) in enumerate(ordered):
-        highest = max(highest, min(1.0, p * (len(ordered) - i)))
-        rows.append([name.replace("REKD-", "REKD - "), f"{p:.4f}", f"{highest:.4f}"])
+                found[f"{dataset}, {few} labels", method] = sign_flip_test(gains.values())
+    corrected = holm(found)
+    rows = [["", "REKD - RE: p", "by Holm", "REKD - KD: p", "by Holm"]]
+    for name in dict.fromkeys(name for name, _ in found):
+        rows.append([name, *(f"{table[name, method]:.4f}" for method in ("rekd-re", "rekd-kd")
+                             for table in (found, corrected))])
     return markdown(rows)
+
+
+def holm(found):
+    """{name: p} -> {name: p corrected for their number}"""
+    corrected, highest = {}, 0.0
+    for i, name in enumerate(sorted(found, key=found.get)):
+        highest = max(highest, min(1.0, found[name] * (len(found) - i)))
+        corrected[name] = highest
+    return corrected
 
 
 # ---------------------------------------------------------------- charts

@@ -8,8 +8,8 @@ An arm is a command of train.py and its seeds. A seed draws a student's labels, 
 noise, and one of three teachers (in the arms "same", one of its own). Each seed is a process of its
 own with one thread; once it is finished, its runs have their lines. An interrupted one is run again
 (it goes on where it stopped), a finished one never: remove its lines to have it made anew. A line
-holds the arm, its options, seed and method, a hash of the four files, and all that result.json
-tells but the command.
+holds the arm, its options, seed and method, a hash of the four files, and what result.json tells:
+all of the test set, of dev the figures by which a checkpoint is chosen.
 
 Data sets are looked for in the folder REKD_DATA, or else in data (clutter is made by clutter.py,
 here from the first 2,000 training and 500 test photographs of each class of CIFAR-10); the
@@ -102,8 +102,10 @@ def arms_of(name, student):
     for method in ("kd", "rekd"):
         arms[f"{method}unlabelled-{few}"] = Arm(
             f"{student} --method {method} --limit {few} --unlabelled", name, usual)
-    if name in ("glyphs", "phrases", "tweets"):  # KD as it is usually done
-        for tau in (1, 4):
+    if name in ("glyphs", "phrases", "tweets"):
+        arms[f"constantrate-{few}"] = Arm(  # without the curriculum
+            f"{student} --compare --limit {few}", name, FIVE, "results/controls.py constant-rate")
+        for tau in (1, 4):  # KD as it is usually done
             arms[f"kdtau{tau}-{few}"] = Arm(
                 f"{student} --method kd --limit {few} --schedule constant --tau-start {tau}",
                 name, FIVE)
@@ -147,6 +149,8 @@ def arms_of_paper():
         arms[f"phrases-constant-{labels}"] = Arm(
             f"{command} {EXACT}", "paper", FIVE, "results/controls.py constant-rate")
         arms[f"phrases-both-{labels}"] = Arm(f"{command} {EXACT}", "paper", FIVE)
+        arms[f"phrases-lr-{labels}"] = Arm(
+            f"--dataset phrases --compare --limit {labels} --lr-schedule constant", "phrases", FIVE)
     return arms
 
 
@@ -157,6 +161,9 @@ ARMS |= arms_of_same_labels() | arms_of_paper()
 
 
 # ---------------------------------------------------------------- the runs
+CHOOSING = "accuracy", "balanced_accuracy", "eval_loss"  # figures on dev that choose a checkpoint
+
+
 def read_lines():
     return [json.loads(text) for text in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
@@ -221,10 +228,11 @@ def run_arm(name, seed):
         best = teacher_of(arm.teacher, seed, out)
         options = f"{arm.options} --seed {seed} --teacher-checkpoint {best}"
         run(arm.script, options, seed, out / name / str(seed))
-        line["teacher_options"] = TEACHERS[arm.teacher]
         paths = sorted((ROOT / out / name / str(seed)).rglob("result.json"))
-        lines = [found for path in [best.with_name("result.json"), *paths]
-                 for found in lines_of(path, line, arm.is_judged)]
+        teacher_line = {**line, "teacher_options": TEACHERS[arm.teacher]}
+        lines = [*lines_of(best.with_name("result.json"), teacher_line, False)]
+        for path in paths:
+            lines += lines_of(path, line, arm.is_judged)
     with RUNS.open("a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -237,10 +245,11 @@ def lines_of(path, line, is_judged):
     result["hardware"] += f", {cpu_model()}"
     result["test"].pop("confusion", None)  # most of the file
     result.pop("command")  # its options are above, its paths are of this machine
+    result["dev"] = {key: result["dev"][key] for key in CHOOSING}
     if result["teacher"]:  # it has a line of its own
         result["teacher"] = {"sha256": result["teacher"]["sha256"]}
     yield {**line, "method": method, **result}
-    if is_judged and method != "teacher":
+    if is_judged:
         for mask, row in judge.judge(path.with_name("best.pt"), DATA).items():
             yield {**line, "method": f"{method} {mask}", "test": row}
 
