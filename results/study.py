@@ -34,7 +34,7 @@ from results.words import bag_of_words  # noqa: E402
 
 RUNS = ROOT / "results/runs.jsonl"
 OUT = Path("runs/study")
-DATA = os.environ.get("REKD_DATA", "data")
+DATA = str(ROOT / os.environ.get("REKD_DATA", "data"))
 
 
 class Arm(NamedTuple):
@@ -77,7 +77,7 @@ PARTS = {
     "own": "--teacher-reads teacher", "noise": "--kd-noise independent",
     "exponential": "--schedule exponential", "constant": "--schedule constant --tau-start 1",
 }
-# The paper's method, but for L_select: the rate is held exactly, and falls from 1.
+# PAPER of train.py, but the rate is held exactly and falls from 1; the checkpoint is as in ours.
 EXACT = ("--masking zero --lr-schedule constant --schedule exponential --mask-gradient softmax "
          "--evaluation sampled --kd-noise independent")
 
