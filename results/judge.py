@@ -8,7 +8,7 @@ Every kind of mask is read by the model's own predictor, on test examples:
     noise-free    what is kept more often than not; of a CLS or KD model, everything
     sampled       a draw as in the last step of training
     random        as many features as by rank, any
-    saliency      as many, of the largest gradient x input: a post-hoc explanation
+    saliency      as many, of the largest gradient by the mask: a post-hoc explanation
     attention     as many, which [CLS] attends to most: another
 
 At most 2,000 test examples are taken, evenly spread, and all is in float32. Shapes as in rekd.py:
@@ -144,10 +144,10 @@ def read_masked(model, data, split, mask):
 
 # ---------------------------------------------------------------- baselines
 def saliency(predictor, x, selectable):
-    """Gradient x input of the predicted class, a post-hoc explanation to compare with: (B, N).
+    """The predicted class's dQ / dM_l at the full mask, a post-hoc explanation: (B, N).
 
-    Where the mask multiplies the content, the logit's dQ / dM_l is dQ / dR_l . X_l, taken at the
-    full mask. (With `drop` it is that of attending to l.) Activations are kept for the gradient, as
+    Where the mask multiplies the content, that is gradient x input, dQ / dR_l . X_l; with `drop` it
+    is the gradient of attending to l. Activations are kept for the gradient, as
     in training: give x in small batches.
     """
     with torch.enable_grad():
