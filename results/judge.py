@@ -147,8 +147,7 @@ def saliency(predictor, x, selectable):
     """The predicted class's dQ / dM_l at the full mask, a post-hoc explanation: (B, N).
 
     Where the mask multiplies the content, that is gradient x input, dQ / dR_l . X_l; with `drop` it
-    is the gradient of attending to l. Activations are kept for the gradient, as
-    in training: give x in small batches.
+    is the gradient of attending to l. Activations are kept, as in training: give small batches.
     """
     with torch.enable_grad():
         full = selectable.float().requires_grad_()

@@ -43,7 +43,9 @@ def read_numbers(lines):
                 name = line["arm"], line["method"], key
                 numbers.setdefault(name, {})[which] = number
     for (arm, method, key), found in [*numbers.items()]:
-        for base in METHODS if method != "teacher" else ():  # whose keys are its own seeds
+        if method == "teacher":  # whose seeds are its own
+            continue
+        for base in METHODS:
             pairs = paired(found, numbers.get((arm, base, key), {}))
             if pairs:
                 numbers[arm, f"{method}-{base}", key] = pairs

@@ -50,6 +50,6 @@ def test_the_report_is_reproducible_and_its_interval_right(tmp_path, monkeypatch
     assert "| glyphs | 64 | 0.200 +- 0.248 |" in (tmp_path / "README.md").read_text()
     page = (tmp_path / "results/README.md").read_text()
     assert page.endswith(" 0.000 +- 0.000 0.100 +- 0.000")
-    assert "| glyphs, 64 labels | 0.2500 | 0.5000 | 0.2500 | 0.5000 |" in page  # Holm
+    assert "| glyphs, 64 labels | 0.2500 | 0.5000 | 0.2500 | 0.5000 |" in page  # Holm: 2 p
     with pytest.raises(KeyError):
         report.fill("{{glyphs-compare-64 re f1}}", report.read_numbers(lines))
