@@ -15,12 +15,10 @@ COMMANDS = [" ".join(command.split()) for command in (
     *re.findall(r"^    .*?(?:python| )train\.py([^\n#&`]*)", README, re.M),  # a line of its own
     *re.findall(r"`python train\.py([^`]*)`", README))]                     # within a sentence
 
-
 @pytest.mark.parametrize("command", sorted({*COMMANDS} - {"--help"}))
 def test_a_command_is_understood(monkeypatch, command):
     monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(command)])
     train.plan(train.parse_args())
-
 
 def test_the_table_of_departures_is_that_of_the_code():
     """Each option that --paper sets has a row, which says what ours is and what the paper's."""
@@ -35,7 +33,6 @@ def test_the_table_of_departures_is_that_of_the_code():
         assert str(paper[option]) in found[option][1]
     assert ours["masking"] in found["masking"][0] and ours["schedule"] in found["schedule"][0]
 
-
 def test_every_option_and_file_named_exists():
     options = train.make_parser().format_help()
     for name in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b(?!_)", README)):  # torchrun's have a _
@@ -45,7 +42,6 @@ def test_every_option_and_file_named_exists():
     assert {"rekd.py", "models.py", "data.py", "train.py"} <= {*files}
     for name in links + files:
         assert (ROOT / name).exists(), name
-
 
 def test_the_commands_of_the_built_in_sets_and_the_snippets_run(tmp_path, monkeypatch, capsys):
     less = " --epochs 1 --teacher-epochs 1 --teacher-limit 64 --limit 32 --least-steps 0"
