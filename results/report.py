@@ -129,10 +129,11 @@ def tests_table(numbers):
             if len(gains) > 1:
                 found[f"{dataset}, {few} labels", method] = sign_flip_test(gains.values())
     corrected = holm(found)
-    rows = [["", "REKD - RE: p", "by Holm", "REKD - KD: p", "by Holm"]]
-    for name in dict.fromkeys(name for name, _ in found):
-        rows.append([name, *(f"{table[name, method]:.4f}" for method in ("rekd-re", "rekd-kd")
-                             for table in (found, corrected))])
+    names = dict.fromkeys(name for name, _ in found)
+    rows = [["p (by Holm)", *names]]
+    for method in ("rekd-re", "rekd-kd"):
+        cells = [f"{found[name, method]:.4f} ({corrected[name, method]:.4f})" for name in names]
+        rows.append([method.upper().replace("-", " - "), *cells])
     return markdown(rows)
 
 

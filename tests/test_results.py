@@ -38,7 +38,7 @@ def test_the_figures_of_a_page_by_hand():
     # Of .1, .2, .3: mean .2, standard deviation .1, Student's t of 2 degrees of freedom 4.30.
     assert found == f"0.200 +- {4.30 * .1 / 3**.5:.3f} 0.100 +- 0.000"
     assert report.teacher_means({0: 1, 3: 3, 1: 5}) == {2026: 2, 2027: 5}  # one of three each
-    assert "| 0.2500 | 0.5000 | 0.2500 | 0.5000 |" in report.tests_table(numbers)  # Holm: 2 p
+    assert "| REKD - KD | 0.2500 (0.5000) |" in report.tests_table(numbers)  # Holm: 2 p
     with pytest.raises(KeyError):
         report.fill(f"{{{{{arm} re f1}}}}", numbers)
 
