@@ -147,10 +147,10 @@ def holm(found):
 
 
 # ---------------------------------------------------------------- charts
-SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 330" font-size="13"
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 690 330" font-size="13"
  font-family="sans-serif" fill="none" stroke-width="2">
 <style>text {{ fill: #000; text-anchor: middle }}</style>
-<rect width="660" height="330" fill="#fff"/>
+<rect width="690" height="330" fill="#fff"/>
 <text x="300" y="20">{}: test accuracy against labels, 95 % intervals over seeds</text>
 <path d="M50 290H500" stroke="#ddd"/><text x="30" y="294">.0</text>
 <path d="M50 240H500" stroke="#ddd"/><text x="30" y="244">.2</text>
