@@ -193,11 +193,12 @@ def chart(numbers, dataset):
 
 
 def line(points):
-    """{x: (mean, half of the interval)} -> the path of an SVG, with a bar at each point."""
+    """{x: (mean, half of the interval)} -> the path of an SVG; at each point a bar, and a dash, so
+    that one that stands alone is seen."""
     height = lambda accuracy: round(290 - 250 * accuracy, 1)
     means = " ".join(f"{x:.0f},{height(centre)}" for x, (centre, _) in points.items())
     bars = "".join(f"M{x:.0f} {height(centre - half)}V{height(centre + half)}"
-                   for x, (centre, half) in points.items())
+                   f"M{x - 4:.0f} {height(centre)}h8" for x, (centre, half) in points.items())
     return f"M{means}{bars}" if points else ""
 
 
