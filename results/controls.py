@@ -20,13 +20,23 @@ def shifted():
     """Each student learns from rationales that are one place off; predictions stay."""
     def outputs(teacher, x, teacher_reads="teacher"):
         keep, logits = teacher_outputs(teacher, x, teacher_reads)
-        return keep.roll(1, 1), logits  # (B, N), each feature has its neighbour's
+        return keep.roll(1, 1), logits  # (B, N), each has its neighbour's, a first word [CLS]'s
     rekd.teacher_outputs = outputs
 
 
 def constant_rate():
     """The rate is held exactly, and is the same from the first step on."""
-    train.rate_at = lambda step, config: config.rate
+    falling, score_of = train.rate_at, train.score_of
+
+    def constant(step, config):
+        return config.rate
+
+    def score(*given):
+        train.rate_at = falling  # the checkpoint is chosen of the same epochs as where it falls
+        found = score_of(*given)
+        train.rate_at = constant
+        return found
+    train.rate_at, train.score_of = constant, score
 
 
 def falling_target():

