@@ -88,6 +88,8 @@ def fill(text, numbers):
         arm, method, key = re.fullmatch(r"(\S*) ?(.*?) ?(\S*)", name).groups()
         found = numbers[arm, method, key]
         found = paired(found, numbers[base, method, key]) if base else found
+        if not found:
+            raise KeyError(f"{match[0]}: no seed is in both")
         return figure(teacher_means(found) if by_teacher else found)
     return re.sub(r"\{\{(.*?)\}\}", figure_of, text)
 
