@@ -8,6 +8,7 @@ apart what we do about the rate: it is held exactly, and it falls from 1 (the cu
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import rekd  # noqa: E402
@@ -28,15 +29,10 @@ def constant_rate():
     """The rate is held exactly, and is the same from the first step on."""
     falling, score_of = train.rate_at, train.score_of
 
-    def constant(step, config):
-        return config.rate
-
-    def score(*given):
-        train.rate_at = falling  # the checkpoint is chosen of the same epochs as where it falls
-        found = score_of(*given)
-        train.rate_at = constant
-        return found
-    train.rate_at, train.score_of = constant, score
+    def score(*given):  # the checkpoint is chosen of the same epochs as where the rate falls
+        with patch.object(train, "rate_at", falling):
+            return score_of(*given)
+    train.rate_at, train.score_of = lambda step, config: config.rate, score
 
 
 def falling_target():

@@ -46,8 +46,9 @@ class Arm(NamedTuple):
 
 
 # ---------------------------------------------------------------- the arms
-TWEETS = "--dataset tweets --max-length 32 --rate 0.3"
-IMDB = "--dataset imdb --max-length 128 --rate 0.1"
+LENGTHS = {"phrases": 32, "tweets": 32, "imdb": 128}  # tokens that a student reads
+TWEETS = f"--dataset tweets --max-length {LENGTHS['tweets']} --rate 0.3"
+IMDB = f"--dataset imdb --max-length {LENGTHS['imdb']} --rate 0.1"
 MINILM = "--teacher bert:384:6:12 --init {minilm} --lr 5e-5"
 CLUTTER = "--dataset clutter --image-size 64 --patch-size 8 --rate 0.25 --init scratch"
 TEACHERS = {
@@ -72,7 +73,6 @@ STUDENTS = {
 }
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
           "tweets": (100, 250, 1000, 0), "imdb": (250, 1000), "clutter": (500, 2000)}  # 0: all
-LENGTHS = {"phrases": 32, "tweets": 32, "imdb": 128}  # tokens that a student reads
 DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "imdb": 250, "clutter": 500}
 # What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
