@@ -71,8 +71,9 @@ STUDENTS = {
     "imdb": f"{IMDB} --student bert_nano",
     "clutter": f"{CLUTTER} --student vit_micro",
 }
+# Numbers of labels, 0: all. The default is where REKD's parts are compared and masks are judged.
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
-          "tweets": (100, 250, 1000, 0), "imdb": (250, 1000), "clutter": (500, 2000)}  # 0: all
+          "tweets": (100, 250, 1000, 0), "imdb": (100, 250, 1000), "clutter": (500, 2000)}
 DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "imdb": 250, "clutter": 500}
 # What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
@@ -94,7 +95,9 @@ def arms_of(name, student):
     is_built_in = name in ("glyphs", "phrases")  # their runs take seconds
     usual = SIX if is_built_in else FIVE
     for labels in LIMITS[name]:
-        seeds = usual if 0 < labels < 1000 else THREE  # many labels vary little
+        seeds = usual
+        if labels == 0 or is_built_in and labels >= 1000:  # many labels vary little
+            seeds = THREE
         if labels == few and is_built_in:
             seeds = TEN
         arms[f"compare-{labels or 'all'}"] = Arm(
