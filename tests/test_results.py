@@ -51,6 +51,7 @@ def test_the_pages_are_those_of_the_runs(tmp_path, monkeypatch):
     report.write(study.read_lines()[::-1])
     for path in tmp_path.rglob("*.*"):
         assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text(), path
+    assert len({line["code"] for line in study.read_lines()}) == 1  # "the same in all"
 
 def test_each_arm_is_a_command_that_train_understands():
     commands = [arm.options for arm in study.ARMS.values() if "words.py" not in arm.script]
