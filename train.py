@@ -887,7 +887,8 @@ def make_parser():
         help="masks of exactly the rate, without noise (ours), or sampled (the release)")
 
     add = parser.add_argument_group("distillation").add_argument
-    add("--alpha", type=share, help="weight of L_RE against L_KD")
+    add("--alpha", type=share,
+        help="weight of L_RE against L_KD; .5, with --unlabelled half of the labelled share")
     add("--lambda-rationale", type=number, help="weight of L_KD_R in L_KD")
     add("--lambda-prediction", type=number, help="weight of L_KD_Y in L_KD")
     add("--teacher-reads", choices=["teacher", "student"],
@@ -998,7 +999,7 @@ def make_config(args, role, method, seed, n=10**9):
                         dataset=args.dataset, paper=args.paper)
     if args.paper and config.lambda_select is None:
         config.lambda_select = paper_lambda_select(config)
-    count_steps(config, n, given)
+    fit_to_size(config, n, given)
 
     name = f"{role}-{method}-{short(preset)}-seed{seed}" + "-paper" * args.paper
     if recipe != recipe_of(args, config.init):
@@ -1011,11 +1012,15 @@ def make_config(args, role, method, seed, n=10**9):
     return config
 
 
-def count_steps(config, n, given):
-    """Of a run on n training examples. A small set is passed more often and in smaller batches,
-    unless the command line says otherwise."""
-    if config.limit and not config.unlabelled:
-        n = min(n, config.limit)
+def fit_to_size(config, n, given):
+    """What depends on n, the number of training examples, unless the command line says otherwise.
+    A small set is passed more often and in smaller batches; few labels among many examples weigh
+    little."""
+    labelled = min(n, config.limit or n)
+    if not config.unlabelled:
+        n = labelled
+    elif "alpha" not in given and config.lambda_select is None:  # alpha weighs L_select, too
+        config.alpha *= labelled / n  # else a batch's few labels are louder than the teacher
     config.batch_size = min(config.batch_size, n)
     if "batch_size" not in given:  # four batches at least, each a multiple of 8
         config.batch_size = min(config.batch_size, 8 * max(n // 32, 1))

@@ -257,12 +257,12 @@ def test_evaluation_is_repeatable_and_leaves_the_mode_as_it_was(evaluate, evalua
 # ---------------------------------------------------------------- labels, and what they are worth
 def test_without_labels_the_rest_is_still_taught(run, monkeypatch):
     """40 texts of 2 classes, 32 to train on; all pass in an epoch, 8 of them with a label."""
-    steps = {name: getattr(rekd, name)
-             for name in ("cls_losses", "kd_losses", "re_losses", "rekd_losses")}
+    steps = {f"{name}_losses": getattr(rekd, f"{name}_losses") for name in train.METHODS}
     seen = {name: [] for name in steps}
     for name in steps:
         def noted(*args, name=name, **options):
             seen[name].append(next(x for x in args if torch.is_tensor(x) and x.ndim == 1))  # y
+            assert options.get("alpha", 1 / 8) == 1 / 8  # half of the share that has labels
             return steps[name](*args, **options)
         monkeypatch.setattr(rekd, name, noted)
     finished(run("--compare --limit 8 --unlabelled --epochs 2 --teacher-epochs 1", "words"))
