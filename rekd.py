@@ -324,6 +324,7 @@ class Rationalist(nn.Module):
 # ---------------------------------------------------------------- 4. one training step
 # x a batch of inputs, y (B,) classes -> dict of scalars by name; "loss" is the one to minimise.
 # A class of -1 is not known: L_pred leaves the example out, what a teacher says of it still counts.
+# Where few of a batch are known, their mean is noisy: give it a lower alpha.
 
 def prediction_loss(logits, y):
     """L_pred: cross-entropy, the mean over the examples whose class is known."""

@@ -859,7 +859,8 @@ def make_parser():
                                         "pretrained where there are published ones")
     add("--limit", type=whole, help="labelled examples of a student, drawn by --seed; 0: all")
     add("--unlabelled", action="store_const", const=True,
-        help="the rest of the training set stays, without labels, for what the teacher says of it")
+        help="the rest of the training set stays, without labels: the teacher tells of it; see "
+             "--alpha")
     add("--epochs", type=count, help="passes over the training set; the paper: 35, CLS 20")
     add("--least-steps", type=whole, help="more epochs for a small set, unless --epochs is given")
     add("--batch-size", type=count, help="examples a step, fewer of a small set; the paper: 32")
@@ -887,8 +888,8 @@ def make_parser():
         help="masks of exactly the rate, without noise (ours), or sampled (the release)")
 
     add = parser.add_argument_group("distillation").add_argument
-    add("--alpha", type=share,
-        help="weight of L_RE against L_KD; .5, with --unlabelled half of the labelled share")
+    add("--alpha", type=share, help="weight of L_RE against L_KD: .5; with --unlabelled .5 x the "
+                                    "share that has labels, unless L_select steers the rate")
     add("--lambda-rationale", type=number, help="weight of L_KD_R in L_KD")
     add("--lambda-prediction", type=number, help="weight of L_KD_Y in L_KD")
     add("--teacher-reads", choices=["teacher", "student"],
@@ -1013,14 +1014,13 @@ def make_config(args, role, method, seed, n=10**9):
 
 
 def fit_to_size(config, n, given):
-    """What depends on n, the number of training examples, unless the command line says otherwise.
-    A small set is passed more often and in smaller batches; few labels among many examples weigh
-    little."""
+    """Sets what depends on n, the number of training examples, and was not given: for a small set
+    more epochs and smaller batches, for few labels among many unlabelled examples a lower alpha."""
     labelled = min(n, config.limit or n)
     if not config.unlabelled:
         n = labelled
-    elif "alpha" not in given and config.lambda_select is None:  # alpha weighs L_select, too
-        config.alpha *= labelled / n  # else a batch's few labels are louder than the teacher
+    elif "alpha" not in given and config.lambda_select is None:  # L_select needs its whole weight
+        config.alpha *= labelled / n  # L_pred, the mean of a batch's few labels, counts for as few
     config.batch_size = min(config.batch_size, n)
     if "batch_size" not in given:  # four batches at least, each a multiple of 8
         config.batch_size = min(config.batch_size, 8 * max(n // 32, 1))

@@ -154,8 +154,7 @@ RE = dict(**HELD, lambda_select=0.1)
 KD = dict(alpha=0.5, lambda_rationale=0.5)
 TEACHER = pair().eval().requires_grad_(False)
 STEPS = pytest.mark.parametrize("step", [  # CLS, RE, KD, REKD
-    rekd.cls_losses,
-    lambda model, x, y: re_losses(model, x, y, **RE),
+    rekd.cls_losses, lambda model, x, y: re_losses(model, x, y, **RE),
     lambda model, x, y: rekd.kd_losses(model, TEACHER, x, y, tau=1.0, alpha=0.5),
     lambda model, x, y: rekd_losses(model, TEACHER, x, y, **RE, **KD)])
 

@@ -262,7 +262,6 @@ def test_without_labels_the_rest_is_still_taught(run, monkeypatch):
     for name in steps:
         def noted(*args, name=name, **options):
             seen[name].append(next(x for x in args if torch.is_tensor(x) and x.ndim == 1))  # y
-            assert options.get("alpha", 1 / 8) == 1 / 8  # half of the share that has labels
             return steps[name](*args, **options)
         monkeypatch.setattr(rekd, name, noted)
     finished(run("--compare --limit 8 --unlabelled --epochs 2 --teacher-epochs 1", "words"))
@@ -273,6 +272,8 @@ def test_without_labels_the_rest_is_still_taught(run, monkeypatch):
         y = torch.cat(seen[name][-4:])
         assert len(y) == 2 * 32 and (y >= 0).all()
     assert all(line["loss"] > 0 for line in log(student(run, "kd-*", "words")))
+    for more, alpha in (("", .02), ("--alpha 0.5", .5), ("--lambda-select 1", .5), ("--paper", .5)):
+        assert configs(f"--limit 40 --unlabelled {more}")[0].alpha == pytest.approx(alpha)  # of 1,000
 
 
 def test_class_counts_by_hand():
@@ -351,8 +352,8 @@ def test_paper_sets_every_departure_for_student_and_teacher():
 def test_the_paper_s_setting_runs(run):
     finished(run("--paper --compare", "words"))
     config = read(student(run, "rekd-*", "words") / "config.json")
-    assert (config["masking"], config["evaluation"], config["choose_by"]) == (
-        "zero", "sampled", "loss")
+    found = config["masking"], config["evaluation"], config["choose_by"]
+    assert found == ("zero", "sampled", "loss")
 
 
 def test_two_sets_of_options_never_share_a_folder():
