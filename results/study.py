@@ -75,6 +75,7 @@ STUDENTS = {
 LIMITS = {"glyphs": (32, 64, 128, 256, 1000, 0), "phrases": (60, 125, 250, 500, 1000, 0),
           "tweets": (100, 250, 1000, 0), "imdb": (100, 250, 1000), "clutter": (500, 2000)}
 DEFAULT = {"glyphs": 64, "phrases": 250, "tweets": 250, "imdb": 250, "clutter": 500}
+EXAMPLES = {"glyphs": 6000, "phrases": 6000, "tweets": 9912, "imdb": 20000, "clutter": 16000}
 # What of REKD helps: what is distilled, what its teacher reads, its noise, how tau falls.
 PARTS = {
     "predictions": "--lambda-rationale 0", "rationales": "--lambda-prediction 0",
@@ -87,6 +88,12 @@ EXACT = ("--masking zero --lr-schedule constant --schedule exponential --mask-gr
 
 
 THREE, FIVE, SIX, TEN = (range(2026, 2026 + n) for n in (3, 5, 6, 10))
+
+
+def unlabelled(name):
+    """Few labels and the rest of the training set without; alpha is as by default, told here."""
+    few = DEFAULT[name]
+    return f"--limit {few} --unlabelled --alpha {0.5 * few / EXAMPLES[name]}"
 
 
 def arms_of(name, student):
@@ -108,7 +115,7 @@ def arms_of(name, student):
                 f"{name} {labels} {LENGTHS[name]}", "", usual, "results/words.py")
     for method in ("kd", "rekd"):
         arms[f"{method}unlabelled-{few}"] = Arm(
-            f"{student} --method {method} --limit {few} --unlabelled", name, usual)
+            f"{student} --method {method} {unlabelled(name)}", name, usual)
     if name in ("glyphs", "phrases", "tweets"):
         arms[f"constantrate-{few}"] = Arm(  # without the curriculum
             f"{student} --compare --limit {few}", name, FIVE, "results/controls.py constant-rate")
@@ -134,7 +141,7 @@ def arms_of_same_labels():
     arms["imdb-same-250"] = Arm(
         f"{STUDENTS['imdb']} --compare --limit 250", "imdbsame250", THREE)
     for method in ("kd", "rekd"):
-        command = f"{student} --method {method} --limit 250 --unlabelled"
+        command = f"{student} --method {method} --limit 250 --unlabelled --alpha 0.5"
         arms[f"tweets-same{method}unlabelled-250"] = Arm(command, "same250", FIVE)
     for layers in (1, 2):  # students that are the first layers of the teacher's own start
         arms[f"tweets-layers{layers}-250"] = Arm(
