@@ -859,8 +859,7 @@ def make_parser():
                                         "pretrained where there are published ones")
     add("--limit", type=whole, help="labelled examples of a student, drawn by --seed; 0: all")
     add("--unlabelled", action="store_const", const=True,
-        help="the rest of the training set stays, without labels: the teacher tells of it; see "
-             "--alpha")
+        help="the rest of the training set stays, without labels, for what the teacher says of it")
     add("--epochs", type=count, help="passes over the training set; the paper: 35, CLS 20")
     add("--least-steps", type=whole, help="more epochs for a small set, unless --epochs is given")
     add("--batch-size", type=count, help="examples a step, fewer of a small set; the paper: 32")
@@ -1020,7 +1019,7 @@ def fit_to_size(config, n, given):
     if not config.unlabelled:
         n = labelled
     elif "alpha" not in given and config.lambda_select is None:  # L_select needs its whole weight
-        config.alpha *= labelled / n  # L_pred, the mean of a batch's few labels, counts for as few
+        config.alpha *= labelled / n  # at .5 a mean over few labels drowns what the teacher says
     config.batch_size = min(config.batch_size, n)
     if "batch_size" not in given:  # four batches at least, each a multiple of 8
         config.batch_size = min(config.batch_size, 8 * max(n // 32, 1))

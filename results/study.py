@@ -91,7 +91,8 @@ THREE, FIVE, SIX, TEN = (range(2026, 2026 + n) for n in (3, 5, 6, 10))
 
 
 def unlabelled(name):
-    """Few labels and the rest of the training set without; alpha is as by default, told here."""
+    """Options: few labels, and the rest of the training set without. Alpha is as by default; it is
+    written out so that a line of the runs holds it."""
     few = DEFAULT[name]
     return f"--limit {few} --unlabelled --alpha {0.5 * few / EXAMPLES[name]}"
 
